@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from convlens.cli.layout import WIDTH
 
-HEADLINE = ("loss", "accuracy", "balanced_accuracy")
+HEADLINE = ("loss", "accuracy", "balanced_accuracy", "mean_ap")
 KEY = re.compile(r"\blooking\.[a-z_]+")
 NAMED = 3  # explanations named in one line; summary.json lists all of them
 FEW = 3  # the F1 scores of more classes do not fit on a line; summary.json lists all of them

@@ -32,7 +32,8 @@ class PictureData(L.LightningDataModule):
     Checkpoints store the state under this class's name, so renaming it would break resuming.
 
     A batch is a dictionary: ``image`` float (B, C, H, W) in [0, 1], augmented during training;
-    ``label`` int64 (B,); ``row`` int64 (B,), the position in the split.
+    ``label`` int64 (B,), or bool (B, K) if images may have several classes; ``row`` int64 (B,), the
+    position in the split.
 
     Args:
         spec: the config group ``data``.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as L
 
 from convlens.callbacks import ConfusionMatrix, Looks, Mistakes
@@ -22,6 +23,7 @@ from convlens.core.processes import is_first_process
 from convlens.core.progress import progress_bar
 from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
+from convlens.data.index.several import SEPARATOR
 from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.unchanged import PLACES
@@ -33,6 +35,7 @@ from convlens.experiment.unseen import UnseenImages, select_test_images
 from convlens.rundir.paths import OUTPUTS, holds_run, make_fresh_folder
 from convlens.rundir.read import read_config, select_stage
 from convlens.rundir.write import write_evaluation, write_results
+from convlens.training import ClassifierModule
 from convlens.training.details import Details
 from convlens.training.precision import PRECISIONS
 from convlens.training.survival.checkpoint import read_checkpoint
@@ -91,7 +94,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     with count_seconds("decoding"):
         images = data.dataset.splits["test"]
     module = restore_module(content, "the checkpoint", format_targets(config))
-    book = PredictionBook(keep_probabilities=True)
+    book = PredictionBook(keep_probabilities=True, several=module.multi_label)
     looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
     looks.tested = epoch
     trainer = _build_trainer(config, looks)
@@ -106,7 +109,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     evaluation = Evaluation(tested_on, epoch, results, details, home)
     get_stopwatch().switch_to("closing")
     if is_first_process():
-        _write_predictions(home / TABLE, looks.predictions.latest["test"], data)
+        _write_predictions(home / TABLE, looks.predictions.latest["test"], data, module)
         _write_left_out(home / "left_out.csv", tested_on)
         _write_results(file, evaluation)
     return evaluation
@@ -156,14 +159,19 @@ def _choose_folder(checkpoint: Path, is_own_split: bool) -> Path:
     return folder
 
 
-def _write_predictions(file: Path, predictions: Predictions, data: PictureData) -> None:
+def _write_predictions(
+    file: Path, predictions: Predictions, data: PictureData, module: ClassifierModule
+) -> None:
     names = data.dataset.splits["test"].names
-    columns = predictions.rows.tolist(), predictions.probabilities, predictions.labels.tolist()
+    known = predictions.labels[:, None] == np.arange(len(data.class_names))
+    present = known if predictions.present is None else predictions.present
+    columns = predictions.rows.tolist(), predictions.probabilities, present
     rows = (
-        (names[row], probabilities, data.class_names[label])
-        for row, probabilities, label in zip(*columns, strict=True)
+        (names[row], probabilities, SEPARATOR.join(data.class_names[k] for k in np.flatnonzero(true)))
+        for row, probabilities, true in zip(*columns, strict=True)
     )
-    write_table(file, data.class_names, rows, last="true")
+    thresholds = None if module.thresholds is None else module.thresholds.cpu()
+    write_table(file, data.class_names, rows, last="true", thresholds=thresholds)
 
 
 def _write_left_out(file: Path, tested_on: UnseenImages) -> None:

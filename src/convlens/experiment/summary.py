@@ -24,7 +24,7 @@ from convlens.rundir.read import Row, find_best_row, select_stage
 from convlens.rundir.write import write_summary
 from convlens.training import ClassifierModule
 from convlens.training.alarms import check_against_untrained, check_overfitting
-from convlens.training.details import Details, describe_answers
+from convlens.training.details import Details, describe_answers, describe_several
 from convlens.training.kernels import describe_kernels
 
 log = logging.getLogger("convlens")
@@ -50,10 +50,12 @@ def describe_test(book: PredictionBook, module: ClassifierModule) -> Details:
     predictions = book.latest.get("test")
     if predictions is None or predictions.probabilities is None or not is_first_process():
         return {}
+    shares, names = predictions.probabilities, module.class_names
     with progress_bar("computing confidence intervals"):
-        return describe_answers(
-            predictions.probabilities, predictions.labels, module.class_names
-        )
+        if predictions.present is None or module.thresholds is None:
+            return describe_answers(shares, predictions.labels, names)
+        thresholds = module.thresholds.cpu().numpy()
+        return describe_several(shares, predictions.present, thresholds, names)
 
 
 def summarise(

@@ -63,7 +63,7 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
         clock = select_best_row(epoch_log.history)["epoch"]
         run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
         looks = Looks.of(trainer)
-        looks.tested, record = run.phases.tested_epoch, TestRecord()
+        looks.tested, record = run.phases.tested_epoch, TestRecord(several=run.module.multi_label)
         trainer.callbacks.append(record)
         with handle_endings(trainer, home), count_seconds("test"):
             results = run_test(trainer, run, best)

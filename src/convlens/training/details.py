@@ -192,3 +192,47 @@ def _mean_defined(values: np.ndarray) -> np.ndarray:
     defined = ~np.isnan(values)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(defined, values, 0.0).sum(axis=0) / defined.sum(axis=0)
+
+
+def describe_several(
+    probabilities: np.ndarray, present: np.ndarray, thresholds: np.ndarray,
+    class_names: Sequence[str],
+) -> Details:  # fmt: skip
+    """Return the scores of images with several classes.
+
+    ``accuracy`` is the fraction of the N · K decisions that are right at a probability of 0.5,
+    ``exact_match`` the fraction of images with all decisions right at the thresholds, and
+    ``mean_ap`` the mean average precision. Means leave out classes without images.
+
+    Args:
+        probabilities: (N, K) in [0, 1].
+        present: (N, K) bool, the classes of each image.
+        thresholds: (K,), the probability from which each class counts as predicted.
+        class_names: K names.
+    """
+    count = len(present)
+    predicted = probabilities >= thresholds
+    right = ((probabilities > 0.5) == present).mean(axis=1)
+    exact = (predicted == present).all(axis=1)
+    samples: list[dict[str, np.ndarray]] = []
+    for weights in _draw_weights(count):
+        correct, answers, actual = (
+            weights @ values.astype(np.int64) for values in (predicted & present, predicted, present)
+        )
+        if not samples:
+            rows = _describe_classes(correct[0], answers[0], actual[0], class_names)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            f1 = np.where(actual > 0, 2 * correct / (answers + actual), np.nan)
+        samples.append(
+            {
+                "accuracy": weights @ right / count, "exact_match": weights @ exact / count,
+                "macro_f1": _mean_defined(f1.T),
+            }
+        )  # fmt: skip
+    for name, threshold in zip(class_names, thresholds.tolist(), strict=True):
+        rows[name] = {"support": rows[name].pop("support"), "threshold": threshold, **rows[name]}
+    scores = {key: np.concatenate([each[key] for each in samples]) for key in samples[0]}
+    ranked = rank_classes(probabilities, present, rows, class_names)
+    if ranked:
+        scores |= {"mean_ap": ranked["average_precision"], "auroc": ranked["auroc"]}
+    return summarise_samples(scores, rows, count)

@@ -54,10 +54,10 @@ class Accuracy(Metric):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, answers: Tensor, labels: Tensor) -> None:
-        """Add predicted and true classes, both int64 (B,)."""
+        """Add predicted and true classes, both int64 (B,); or decisions, both bool (B, K)."""
         correct = (answers == labels).sum()
         self.tp.add_(correct)
-        self.fn.add_(len(labels) - correct)
+        self.fn.add_(labels.numel() - correct)
 
     def compute(self) -> Tensor:
         """Return the fraction, in [0, 1]; 0 without images."""

@@ -25,9 +25,12 @@ from convlens.models import build_model
 from convlens.training.compiling import compile_in_place
 from convlens.training.finetune.schedule import Phase, build_schedule
 from convlens.training.metrics import EpochMetrics
+from convlens.training.multi_label import MultiLabelMetrics
 from convlens.training.objective import Objective, count_outputs
 from convlens.training.optimizers import build_optimizer
 from convlens.training.randomness import seed_batch, seed_weights
+
+Metrics = EpochMetrics | MultiLabelMetrics
 
 
 class ClassifierModule(L.LightningModule):
@@ -52,6 +55,9 @@ class ClassifierModule(L.LightningModule):
         schedule: which groups are trained when, at which rate.
         phase: the current phase.
         uses_stored_features: whether the network currently trains on stored features.
+        multi_label: whether images may have several classes; labels are then bool (B, K).
+        thresholds: (K,), the probability from which each class counts as predicted; None unless
+            ``multi_label``. Each validation chooses them anew, and checkpoints keep them.
     """
 
     def __init__(
@@ -76,8 +82,12 @@ class ClassifierModule(L.LightningModule):
             pretrained=pretrained,
         ).to(memory_format=torch.channels_last)
         self.objective = Objective(training.loss, training.label_smoothing, training.class_weights)
-        self.train_metrics = EpochMetrics(self.class_names, detailed=False)
+        self.multi_label = training.loss == "multi_label"
+        # after every validation: the probability from which a class counts as predicted
+        thresholds = torch.full((len(class_names),), 0.5) if self.multi_label else None
+        self.register_buffer("thresholds", thresholds)
         self.metric_names = tuple(metrics)
+        self.train_metrics = self._build_metrics(detailed=False)
         self.val_metrics, self.test_metrics = (self._build_metrics() for _ in range(2))
         self.results: dict[str, float] = {}
         self.record: dict[int, dict[str, float]] = {}
@@ -89,8 +99,10 @@ class ClassifierModule(L.LightningModule):
         self.enter(self.phase)
         self._compiled_batch: int | None = None
 
-    def _build_metrics(self) -> EpochMetrics:
-        return EpochMetrics(self.class_names, detailed=True, named=self.metric_names)
+    def _build_metrics(self, *, detailed: bool = True) -> Metrics:
+        kind = MultiLabelMetrics if self.multi_label else EpochMetrics
+        named = self.metric_names if detailed else ()
+        return kind(self.class_names, detailed=detailed, named=named)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "_current_fx_name":
@@ -225,19 +237,23 @@ class ClassifierModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.publish("val", self.val_metrics)
+        if self.multi_label:
+            self.thresholds.copy_(self.val_metrics.thresholds)
 
     def test_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
         return {"logits": self._evaluate(self.test_metrics, batch)}
 
     def on_test_epoch_end(self) -> None:
+        if self.multi_label:
+            self.test_metrics.given = self.thresholds
         self.publish("test", self.test_metrics)
 
-    def _evaluate(self, metrics: EpochMetrics, batch: dict) -> Tensor:
+    def _evaluate(self, metrics: Metrics, batch: dict) -> Tensor:
         logits = self.compute_logits(batch)
         metrics.update(self.objective(logits, batch["label"]), logits, batch["label"])
         return logits
 
-    def publish(self, stage: str, metrics: EpochMetrics) -> None:
+    def publish(self, stage: str, metrics: Metrics) -> None:
         """Compute metrics, keep them in ``results`` and pass loss and accuracy to Lightning.
 
         Lightning's callbacks watch ``val/loss``. For ``train``, ``convlens.callbacks.EpochLog``

@@ -53,8 +53,8 @@ class Objective(torch.nn.Module):
     """The training loss.
 
     Args:
-        loss: ``cross_entropy`` of K logits, or ``binary``: binary cross-entropy of one logit,
-            which is that of class 1.
+        loss: ``cross_entropy`` of K logits; ``binary``: binary cross-entropy of one logit, which
+            is that of class 1; or ``multi_label``: the mean binary cross-entropy of K logits.
         label_smoothing: fraction of the target that is spread evenly over the classes, in [0, 1)
             (Szegedy et al. 2016).
         weights: K weights or None; the mean is weighted, as in ``torch.nn.CrossEntropyLoss``.
@@ -67,7 +67,10 @@ class Objective(torch.nn.Module):
         self.register_buffer("weights", weight, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Compute the mean loss in nats from logits (B, K) or (B, 1) and labels (B,)."""
+        """Compute the mean loss in nats from logits (B, K) or (B, 1) and labels (B,).
+
+        For ``multi_label``, labels are bool (B, K).
+        """
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         smoothing = self.label_smoothing
         if self.loss == "cross_entropy" and self.weights is None:
@@ -79,6 +82,8 @@ class Objective(torch.nn.Module):
             return total / self.divisor(labels)
         targets = labels.to(logits.dtype)
         targets = targets * (1 - smoothing) + smoothing / 2
+        if self.loss == "multi_label":
+            return F.binary_cross_entropy_with_logits(logits, targets)
         each = F.binary_cross_entropy_with_logits(logits[:, 0], targets, reduction="none")
         if self.weights is None:
             return each.mean()

@@ -58,8 +58,9 @@ class TrainingConfig(Slice):
     eval_batch_size: Annotated[int, whole(1)] = key(
         "validation and test images per batch, in each process"
     )
-    loss: Annotated[str, one_of("cross_entropy", "binary")] = key(
-        "loss: cross_entropy (one logit per class) or binary (one logit, two classes)"
+    loss: Annotated[str, one_of("cross_entropy", "binary", "multi_label")] = key(
+        "loss: cross_entropy (one logit per class), binary (one logit, two classes) or multi_label "
+        "(binary cross-entropy of each class, for images with several classes)"
     )
     label_smoothing: Annotated[float, FRACTION_BELOW_1] = key(
         "label smoothing: fraction of the target spread over all classes"

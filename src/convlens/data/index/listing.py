@@ -32,6 +32,7 @@ from convlens.data.index.class_folders import (
 from convlens.data.index.files import Files, ListingBuilder
 from convlens.data.index.folders import NameCount, Walk
 from convlens.data.index.labels import SPLITS, Keys, read_classes
+from convlens.data.index.several import SEPARATOR, add_rows, mark_classes, refuse_numbers
 from convlens.data.index.tables import read_label_rows
 
 
@@ -43,12 +44,14 @@ class Listing:
         files: (N,) paths, below ``directory`` unless a CSV names others; sorted by split, class and
             name (bytewise), the same on every file system. Any sequence becomes ``Files``, which
             takes little memory.
-        labels: (N,) int64, indices into ``class_names``.
+        labels: (N,) int64, indices into ``class_names``. If images may have several classes,
+            the rarest one of the image.
         class_names: (K,) sorted bytewise; composed (NFC), however folders spell their accents.
         splits: (N,) str array of "train", "validation", "test"; None if the layout has no splits.
             A split that the layout lacks does not occur in it (``resolve_splits`` adds it).
         directory: the folder that split files and messages refer to.
         notes: lines to report to the user: what was left out, how a layout was interpreted.
+        present: (N, K) bool, the classes of each image; None if each image has one.
     """
 
     files: Sequence[Path]
@@ -57,6 +60,7 @@ class Listing:
     splits: np.ndarray | None
     directory: Path = Path()
     notes: tuple[str, ...] = ()
+    present: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         # the object is frozen, but nothing uses it yet
@@ -64,6 +68,18 @@ class Listing:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def find_classes(self, rows: np.ndarray) -> np.ndarray:
+        """Return the classes of some images, ascending."""
+        if self.present is None:
+            return np.unique(self.labels[rows])
+        return np.flatnonzero(self.present[rows].any(axis=0))
+
+    def describe_label(self, row: int) -> str:
+        """Return the class of an image; several classes are separated by ``|``."""
+        if self.present is None:
+            return self.class_names[self.labels[row]]
+        return SEPARATOR.join(self.class_names[k] for k in np.flatnonzero(self.present[row]))
 
     @property
     def present_splits(self) -> tuple[str, ...]:
@@ -81,6 +97,7 @@ def list_images(
     keys: Keys = Keys(),  # noqa: B008  (immutable)
     for_test: bool = False,
     companions: tuple[str, ...] = (),
+    several: bool = False,
 ) -> Listing:
     """List the images below ``directory`` in any of the four layouts of this module.
 
@@ -104,6 +121,8 @@ def list_images(
         for_test: nothing will be trained: there may be no training images, only one class, and
             classes that are not in every split.
         companions: suffixes of files that may be beside images and are used, such as masks.
+        several: images may have several classes; a CSV then has, instead of label, the column
+            labels (cat|dog) or a column of 0 and 1 for each class.
 
     Raises:
         UserError: the data is not what the user probably meant: missing or empty folders, a single
@@ -114,13 +133,17 @@ def list_images(
     if csv is not None and pattern is not None:
         raise UserError(f"both {keys.csv} and {keys.pattern} are set: set one of them for labels")
     rows, walk, notes = ListingBuilder(root), Walk(root, companions), []
+    found: list[tuple[str | None, str, str]] = []  # split, label and name of a table's images
     if csv is not None:
-        table = set()
-        for split, label, file in read_label_rows(root, Path(csv).expanduser(), keys):
+        for split, label, file in read_label_rows(root, Path(csv).expanduser(), keys, several):
             name = str(file.relative_to(root) if file.is_relative_to(root) else file)
+            found.append((split, label, name))
+        refuse_numbers([label for _, label, _ in found], Path(csv))
+        if several:
+            add_rows(rows, found)
+        for split, label, name in () if several else found:
             rows.add(split, label, [name])
-            table.add(name)
-        notes += _describe_unlisted(root, table)
+        notes += _describe_unlisted(root, {name for *_, name in found})
     else:
         folders = layout.find_split_folders(root, walk, keys, pattern is None, for_test)
         if folders:
@@ -131,13 +154,14 @@ def list_images(
             else:
                 _add_by_pattern(rows, split, folder, pattern, walk, keys)
         notes += walk.notes("in class folders" if pattern is None else f"in {root}")
-    return _build_listing(rows, notes, keys, for_test)
+    return _build_listing(rows, notes, keys, for_test, found if several else ())
 
 
 def _build_listing(
-    rows: ListingBuilder, notes: Sequence[str], keys: Keys, for_test: bool
-) -> Listing:
-    """Sort and check the collected rows."""
+    rows: ListingBuilder, notes: Sequence[str], keys: Keys, for_test: bool,
+    several: Sequence[tuple[str | None, str, str]],
+) -> Listing:  # fmt: skip
+    """Sort and check the collected rows; ``several`` are those of a table with several classes."""
     names, root = rows.class_names, rows.directory
     if len(names) < 2 and not for_test:
         raise UserError(
@@ -153,7 +177,8 @@ def _build_listing(
                 "pages: rename it"
             )
     files, labels, splits = rows.sorted()
-    listing = Listing(files, labels, names, splits, root, tuple(notes))
+    present = mark_classes(files, names, several) if several else None
+    listing = Listing(files, labels, names, splits, root, tuple(notes), present)
     if not for_test:
         _check_classes_in_splits(listing)
     return listing
@@ -161,7 +186,7 @@ def _build_listing(
 
 def _check_classes_in_splits(listing: Listing) -> None:
     present = {
-        split: {listing.class_names[k] for k in np.unique(listing.labels[listing.splits == split])}
+        split: {listing.class_names[k] for k in listing.find_classes(listing.splits == split)}
         for split in listing.present_splits
     }
     if present and "train" not in present:

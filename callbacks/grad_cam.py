@@ -95,9 +95,7 @@ class GradCam(ExplanationCallback):
             )
             maps = {layer: shrink_maps(each.cpu(), SIDE) for layer, each in found.maps.items()}
             shares = look.probabilities(found.logits).cpu()
-            named = name_maps(
-                "grad_cam", look, numbers, roles, found.targets, shares, maps
-            )
+            named = name_maps("grad_cam", look, numbers, roles, found.targets, shares, maps)
             yield "grad_cam", named
             for place, number in enumerate(numbers):
                 own = {layer: each[place] for layer, each in maps.items()}

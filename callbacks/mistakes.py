@@ -78,7 +78,9 @@ class Mistakes(ExplanationCallback):
         when = f"{look.split} · epoch {look.clock}"
         title = f"most confident mistakes · {when}"
         if look.thresholds is not None:
-            draw = self._compose_errors(look, predictions, f"worst misses and false alarms · {when}")
+            draw = self._compose_errors(
+                look, predictions, f"worst misses and false alarms · {when}"
+            )
         else:
             draw = self._compose_mistakes(look, predictions, title)
         if draw:

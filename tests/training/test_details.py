@@ -92,13 +92,13 @@ def test_scores_are_those_of_scikit_learn(count, classes):
 
 
 def test_intervals_are_those_of_drawing_images_again():
-    """The scores of 300 plain samples lie in the interval about as often as it says."""
+    """The scores of 150 plain samples lie in the interval about as often as it says."""
     shares, labels = make_answers(80, 4)
     names = list("abcd")
     found = describe_answers(shares, labels, names)["scores"]
     random = np.random.default_rng(5)
     values = {name: [] for name in found}
-    for _ in range(300):
+    for _ in range(150):
         drawn = random.integers(80, size=80)
         again = describe_values(shares[drawn], labels[drawn], names)
         for name in values:

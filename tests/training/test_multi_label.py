@@ -196,9 +196,7 @@ def test_details_are_those_of_scikit_learn():
         row = found["classes"][name]
         assert row["support"] == truth[:, k].sum()
         assert row["threshold"] == pytest.approx(thresholds[k])
-        assert row["recall"] == pytest.approx(
-            reference.recall_score(truth[:, k], predicted[:, k])
-        )
+        assert row["recall"] == pytest.approx(reference.recall_score(truth[:, k], predicted[:, k]))
         assert row["precision"] == pytest.approx(
             reference.precision_score(truth[:, k], predicted[:, k])
         )

@@ -89,7 +89,14 @@ STORED = (
     "features_vgg16", "finetune_inception_v3", "finetune_timm", "finetune_vgg16",
     "reproduce/inception_v3_flowers", "reproduce/vgg16_features", "reproduce/vgg16_finetune",
 )  # fmt: skip
-QUICK = ("scratch", "multi_label", "finetune_vgg16", "finetune_timm", "finetune_inception_v3", "own")
+QUICK = (
+    "scratch",
+    "multi_label",
+    "finetune_vgg16",
+    "finetune_timm",
+    "finetune_inception_v3",
+    "own",
+)
 
 
 @pytest.mark.parametrize(

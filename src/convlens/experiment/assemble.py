@@ -96,8 +96,8 @@ def check_labels(config: Config) -> None:
         )
     if loss == "multi_label" and not several:
         raise UserError(
-            f"training.loss=multi_label needs images with several classes, but data="
-            f"{config.data.name} has one each: set data.multi_label=true, or data.objects=2 for shapes"
+            f"training.loss=multi_label: data={config.data.name} has one class per image; set "
+            f"data.multi_label=true, or data.objects=2 for shapes"
         )
     if several and config.training.class_weights is not None:
         raise UserError("training.class_weights needs one class per image: set it to null")

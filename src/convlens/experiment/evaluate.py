@@ -169,7 +169,11 @@ def _write_predictions(
     present = known if predictions.present is None else predictions.present
     columns = predictions.rows.tolist(), predictions.probabilities, present
     rows = (
-        (names[row], probabilities, SEPARATOR.join(data.class_names[k] for k in np.flatnonzero(true)))
+        (
+            names[row],
+            probabilities,
+            SEPARATOR.join(data.class_names[k] for k in np.flatnonzero(true)),
+        )
         for row, probabilities, true in zip(*columns, strict=True)
     )
     thresholds = None if module.thresholds is None else module.thresholds.cpu()

@@ -189,8 +189,8 @@ class Explainer:
 
         Args:
             picture: see ``read``.
-            target: the class to explain: its name, None for the predicted one (or all of them), or ``top3`` (or
-                any number) for that many of the most probable.
+            target: the class to explain: its name, None for the predicted one (or all of
+                them), or ``top3`` (or any number) for that many of the most probable.
             only: some of ``grad_cam, occlusion, superpixels, activations, filters``, or any
                 attribution method of Captum (``integrated_gradients``), as a list or text with
                 commas; None for ``convlens.experiment.methods.DEFAULT``.
@@ -216,7 +216,13 @@ class Explainer:
         if name is None:
             name = Path(source).stem if source else "picture"
         explanation = Explanation(
-            name, source, image, photograph, self.class_names, probabilities, tuple(targets),
+            name,
+            source,
+            image,
+            photograph,
+            self.class_names,
+            probabilities,
+            tuple(targets),
             predicted=tuple(self.list_predicted(probabilities)),
         )
         if self.note:

@@ -5,8 +5,8 @@ class, and a last one: ``error``, the reason why a file could not be decoded (it
 empty), or ``true``, the true class if it is known. The prefix ``probability/`` keeps a class called
 ``file`` or ``true`` apart from the other columns.
 
-If images may have several classes, ``predicted`` and ``true`` separate them by ``|`` (none is an empty
-cell), and ``confidence`` is the highest probability.
+If images may have several classes, ``predicted`` and ``true`` separate them by ``|`` (none is an
+empty cell), and ``confidence`` is the highest probability.
 """
 
 from __future__ import annotations

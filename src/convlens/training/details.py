@@ -60,7 +60,10 @@ def describe_answers(
 
 
 def rank_classes(
-    probabilities: np.ndarray, is_true: np.ndarray, rows: dict[str, dict], class_names: Sequence[str]
+    probabilities: np.ndarray,
+    is_true: np.ndarray,
+    rows: dict[str, dict],
+    class_names: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """Return ``auroc`` and ``average_precision``, averaged over classes, for all samples.
 
@@ -88,9 +91,7 @@ def rank_classes(
     return {name: _mean_defined(values[:, place]) for place, name in enumerate(names)}
 
 
-def summarise_samples(
-    scores: dict[str, np.ndarray], rows: dict[str, dict], count: int
-) -> Details:
+def summarise_samples(scores: dict[str, np.ndarray], rows: dict[str, dict], count: int) -> Details:
     """Return the details.
 
     Args:
@@ -217,7 +218,8 @@ def describe_several(
     samples: list[dict[str, np.ndarray]] = []
     for weights in _draw_weights(count):
         correct, answers, actual = (
-            weights @ values.astype(np.int64) for values in (predicted & present, predicted, present)
+            weights @ values.astype(np.int64)
+            for values in (predicted & present, predicted, present)
         )
         if not samples:
             rows = _describe_classes(correct[0], answers[0], actual[0], class_names)

@@ -142,7 +142,7 @@ def test_the_split_file_keeps_all_classes(flat, tmp_path):
     write_split(tmp_path / "split.csv", split)
     assert "cat|dog" in (tmp_path / "split.csv").read_text()
     assert read_split(tmp_path / "split.csv", listing).splits.tolist() == split.splits.tolist()
-    other = rows[:3] + ["3.png,dog|bird"]
+    other = [*rows[:3], "3.png,dog|bird"]
     changed = list_images(flat, csv=write_table(flat, "file,labels", other), several=True)
     with pytest.raises(UserError, match=r"3.png is 'bird\|dog' in"):
         read_split(tmp_path / "split.csv", changed)

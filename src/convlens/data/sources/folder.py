@@ -20,7 +20,11 @@ def find_image_folder(spec: DataConfig, for_test: bool = False) -> ImageFiles:
     """
     directory, companions = find_data_dir(spec), SUFFIXES if spec.masks else ()
     listing = list_images(
-        directory, pattern=spec.pattern, csv=spec.csv, for_test=for_test, companions=companions,
+        directory,
+        pattern=spec.pattern,
+        csv=spec.csv,
+        for_test=for_test,
+        companions=companions,
         several=bool(spec.multi_label),  # earlier runs lack this key
     )
     if spec.multi_label and spec.csv is None:

@@ -26,6 +26,7 @@ _GROUNDS = (
     ("2b2a4a 5b4468 a8626f e29a72 f6d29a", 2.1, 3.5, 0.0),  # dusk
 )
 
+
 @lru_cache(maxsize=len(_GROUNDS))
 def build_ramp(ground: int) -> np.ndarray:
     """Return a colour table (1024, 3) through the colours of a ground, dark to light."""
@@ -66,5 +67,3 @@ def draw_background(rng, size: int) -> np.ndarray:
         border += 0.05 * draw_noise(rng, size, 1.8)
         image += (_draw_ground(rng, size) - image) * np.clip(0.5 + border * 25, 0, 1)[..., None]
     return image
-
-

@@ -22,6 +22,9 @@ FEWEST = 10  # images: numbers about fewer would jump from look to look
 class Evidence:
     """Grad-CAM maps of N images at the last feature map.
 
+    If images may have several classes, each pair of an image and one of its classes counts as an
+    image: both maps are those of this class, and so are label, prediction and mask.
+
     Attributes:
         layer: the name of that layer.
         predicted: (N, h, w), maps for the predicted class; at least 0.
@@ -88,25 +91,70 @@ def _compute_evidence(explanation: Explanation, look: Look, count: int) -> Evide
         batches = look.sample_images(count)
         labels, masks = look.sample_labels(count), look.sample_masks(count)
     labels = labels.cpu()
-    pairs = torch.stack([torch.full_like(labels, -1), labels], dim=1)
+    present = None if look.sample_present is None else look.sample_present(count)
+    if look.thresholds is None:
+        targets = torch.stack([torch.full_like(labels, -1), labels], dim=1)
+    else:
+        present = look.probes.present if present is None else present
+        if present is None:  # the user's own images, whose classes are unknown
+            return None
+        targets = list_present(present.cpu())
     kind, fewest = ("grad_cam", *layers), min(FEWEST, len(labels))
     results: list[GradCamMaps] = []
     done = 0
-    if look.affords(kind, fewest, PASSES):
+    passes = PASSES * targets.shape[1] / 2
+    if look.affords(kind, fewest, passes):
         stream = Stream(batches)
-        parts = look.pieces(kind, len(labels), batch=explanation.batch, passes=PASSES)
+        parts = look.pieces(kind, len(labels), batch=explanation.batch, passes=passes)
         for part in parts:
             images = stream.take(part.stop - part.start)
-            results.append(explain_classes(explanation, look, images, pairs[part], layers))
+            results.append(explain_classes(explanation, look, images, targets[part], layers))
             done = part.stop
     if done < len(labels):
         explanation.report_cut(look, f"with maps of {done} of {len(labels)} images")
     if done < fewest:
         return None
     maps = torch.cat([each.maps[layers[0]] for each in results])
+    if look.thresholds is not None:
+        objects = None if look.sample_objects is None else look.sample_objects(count)
+        return _split_classes(layers[0], maps, targets[:done], masks, objects)
     predictions = torch.cat([each.targets[:, 0].cpu() for each in results])
     masks = None if masks is None else masks[:done]
     return Evidence(layers[0], maps[:, 0], maps[:, 1], labels[:done], predictions, masks)
+
+
+def list_present(present: Tensor) -> Tensor:
+    """Return the classes of images, (N, M) int64, ascending; -1 where one has fewer than others.
+
+    Args:
+        present: (N, K) bool.
+
+    >>> list_present(torch.tensor([[True, False, True], [False, True, False]])).tolist()
+    [[0, 2], [1, -1]]
+    """
+    rows = [row.nonzero()[:, 0] for row in present]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+
+
+def _split_classes(
+    layer: str, maps: Tensor, classes: Tensor, masks: Tensor | None, objects: Tensor | None
+) -> Evidence:
+    """Return the maps of each image and class as if of an image each.
+
+    Args:
+        layer: the name of the layer.
+        maps: (n, M, h, w).
+        classes: (n, M), -1 where an image has fewer classes.
+        masks: (N, H, W) bool or None; of all objects together.
+        objects: (N, H, W), 1 + the class at each pixel; None if that is not known.
+    """
+    image, column = (classes >= 0).nonzero(as_tuple=True)
+    labels, own = classes[image, column], maps[image, column]
+    if objects is not None:
+        masks = objects[image] == 1 + labels[:, None, None]
+    elif masks is not None:
+        masks = masks[image]
+    return Evidence(layer, own, own, labels, labels, masks)
 
 
 class Stream:

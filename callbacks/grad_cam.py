@@ -7,7 +7,7 @@ from convlens.callbacks.evidence import explain_classes, find_last_feature_map
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
-from convlens.callbacks.targets import check_target, choose_classes, list_targets, name_maps
+from convlens.callbacks.targets import check_target, choose_shown, list_shown, name_maps
 from torch import Tensor, nn
 
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
@@ -18,6 +18,8 @@ from convlens.rundir.maps import SIDE
 
 class GradCam(ExplanationCallback):
     """``grad_cam/<probe>``: the maps of the predicted and the true class over the photograph.
+
+    If images may have several classes: of each class that the image has.
 
     All layers and classes come from one forward pass. The maps are kept as numbers, too, averaged
     down to at most 14×14 cells (``convlens.open_run(run).maps("grad_cam")``), and the pictures are
@@ -72,7 +74,7 @@ class GradCam(ExplanationCallback):
         if not (layers := self.layers_of(look)):
             return None
         # a backward pass costs about twice a forward pass
-        passes = 1.0 + 2.0 * len(list_targets(look, self.target, self.classes)[0])
+        passes = 1.0 + 2.0 * len(list_shown(look, self.target, self.classes)[0])
         return Portion(len(look.probes), "probes", ("grad_cam panel", *layers), passes)
 
     def pictures(self, look: Look) -> Findings:
@@ -82,7 +84,7 @@ class GradCam(ExplanationCallback):
             self.log_once("no map", f"{self.name}: {reason}, so nothing is drawn")
             return
         order = self.rotate(list(range(len(look.probes))))
-        roles, targets = list_targets(look, self.target, self.classes)
+        roles, targets = list_shown(look, self.target, self.classes)
         kind, done = portion.kind, 0
         for part in look.pieces(
             kind, len(order), batch=self.batch, passes=portion.passes, seconds=0.05
@@ -92,13 +94,12 @@ class GradCam(ExplanationCallback):
                 self, look, look.probes.images[numbers], targets[numbers], layers
             )
             maps = {layer: shrink_maps(each.cpu(), SIDE) for layer, each in found.maps.items()}
-            named = name_maps(
-                "grad_cam", look, numbers, roles, found.targets, found.probabilities, maps
-            )
+            shares = look.probabilities(found.logits).cpu()
+            named = name_maps("grad_cam", look, numbers, roles, found.targets, shares, maps)
             yield "grad_cam", named
             for place, number in enumerate(numbers):
                 own = {layer: each[place] for layer, each in maps.items()}
-                yield self._draw_panel(look, number, own, found.probabilities[place].cpu())
+                yield self._draw_panel(look, number, own, shares[place])
             done = part.stop
             self._turn = order[done] if done < len(order) else 0
         if done < len(order):
@@ -115,11 +116,10 @@ class GradCam(ExplanationCallback):
             maps: by layer, (T, h, w).
             probs: (K,) probabilities.
         """
-        probe, truth = look.probes.names[number], int(look.probes.labels[number])
+        probe = look.probes.names[number]
         scales = {layer: self._scale(layer, probe, each) for layer, each in maps.items()}
-        classes = choose_classes(self.target, look.class_names, int(probs.argmax()), truth)
         rows = []
-        for row, (target, role) in enumerate(classes):
+        for row, target, role in choose_shown(look, self.target, number, probs):
             *others, last = (LayerMap(name, maps[name][row], scales[name]) for name in maps)
             rows.append(
                 ClassMap(

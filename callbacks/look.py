@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from convlens.core.photograph import Photograph
 from convlens.core.progress import Work
 from convlens.data.probes import Probes
+from convlens.explain.grad_cam import probabilities
 from convlens.explain.mode import wait_for
 from convlens.explain.occlusion import compute_logits
 
@@ -78,6 +79,12 @@ class Look:
             device. None if there is no data set.
         sample_labels: takes a count; returns the classes of those images, (count,) int64.
         sample_masks: takes a count; returns their object masks, (count, H, W) bool, or None.
+        sample_present: takes a count; returns their classes, (count, K) bool, if images may have
+            several; otherwise None.
+        sample_objects: takes a count; returns 1 + the class of the object at each pixel, or 0,
+            (count, H, W) uint8; None if that is not known.
+        thresholds: (K,), the probability from which each class counts as predicted, if images may
+            have several classes; None if each has one.
         augment: takes images (B, C, H, W) and a seed; returns them augmented as in training. None
             if the run does not augment.
         history: the scalars of each epoch logged so far, from epoch 0; empty outside convlens runs.
@@ -105,6 +112,9 @@ class Look:
     sample_images: Callable[[int], Iterator[Tensor]] | None = None
     sample_labels: Callable[[int], Tensor] | None = None
     sample_masks: Callable[[int], Tensor | None] | None = None
+    sample_present: Callable[[int], Tensor | None] | None = None
+    sample_objects: Callable[[int], Tensor | None] | None = None
+    thresholds: Tensor | None = None
     augment: Callable[[Tensor, int], Tensor] | None = None
     history: Sequence[Mapping[str, float]] = ()
     marks: Mapping[str, int] = field(default_factory=dict)
@@ -114,6 +124,10 @@ class Look:
     pace: Pace = field(default_factory=Pace)
     work: Work = field(default_factory=Work)
     get_backlog: Callable[[], float] = float
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities (B, K) of logits; several classes have independent ones."""
+        return probabilities(logits) if self.thresholds is None else logits.sigmoid()
 
     @property
     def example(self) -> Tensor:

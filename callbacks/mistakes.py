@@ -18,10 +18,11 @@ from convlens.callbacks.targets import choose_classes
 from torch import Tensor
 
 from convlens.core.photograph import Photograph
-from convlens.draw.breakdown import breakdown
+from convlens.draw.breakdown import breakdown, error_bars
 from convlens.draw.confusion_matrix import count_confusions
 from convlens.draw.grad_cam_panel import (
     ClassMap,
+    Role,
     draw_evidence,
     evidence_sheet,
     format_probability,
@@ -42,6 +43,9 @@ class Mistakes(ExplanationCallback):
     prediction and confidence; ``predictions/breakdown`` shows which class is mistaken for which.
     ``tables/mistakes`` lists the most confident mistakes by name. After the test, all this is made
     for the test images, under ``…/test``.
+
+    If images may have several classes, mistakes are misses (a class of the image is not predicted)
+    and false alarms (another class is), each with the Grad-CAM of that class.
 
     In convlens runs, images are read from their files and shown at their own proportions.
 
@@ -79,10 +83,20 @@ class Mistakes(ExplanationCallback):
         if len(listed := listed[predictions.labels[listed] >= 0]):
             yield f"tables/mistakes{suffix}", _tabulate(look, predictions, listed)
         when = f"{look.split} · epoch {look.clock}"
-        if draw := self._compose_mistakes(look, predictions, f"most confident mistakes · {when}"):
+        title = f"most confident mistakes · {when}"
+        if look.thresholds is not None:
+            draw = self._compose_errors(
+                look, predictions, f"worst misses and false alarms · {when}"
+            )
+        else:
+            draw = self._compose_mistakes(look, predictions, title)
+        if draw:
             yield from self.draw(look, f"predictions/mistakes{suffix}", draw)
         if draw := self._compose_random(look, predictions, f"random images · {when}"):
             yield from self.draw(look, f"predictions/random{suffix}", draw)
+        if look.thresholds is not None:
+            yield from self._draw_errors_by_class(look, predictions, suffix, when)
+            return
         labelled = predictions.labels >= 0
         counts = count_confusions(
             predictions.labels[labelled], predictions.predicted[labelled], len(look.class_names)
@@ -145,6 +159,65 @@ class Mistakes(ExplanationCallback):
             picture = images.photographs[number]
             rows.append(draw_evidence(picture, entries, source=source, edge=_EDGE))
         return rows
+
+    def _compose_errors(
+        self, look: Look, predictions: Predictions, title: str
+    ) -> Callable[[], np.ndarray] | None:
+        """Return what draws the worst errors on images with several classes, each with its map."""
+        assert look.thresholds is not None and predictions.probabilities is not None
+        errors = predictions.errors(look.thresholds.numpy(), self.mistakes)
+        layers = find_last_feature_map(look.network, look.example)
+        rows: list[np.ndarray] = []
+        entries: list[SheetEntry] = []
+        kind, done = ("mistakes", *layers), 0
+        passes = PASSES if layers else 0.0
+        for part in look.pieces(
+            kind, len(errors), batch=self.batch, passes=passes, seconds=_DRAWING
+        ):
+            if layers:
+                rows += self._draw_errors(look, predictions, errors[part], layers)
+            else:
+                indices = np.array([index for index, _ in errors[part]])
+                entries += _describe(look, predictions, _read_images(look, predictions, indices))
+            done = part.stop
+        if done < len(errors):
+            self.report_cut(look, f"with {done} of {len(errors)} mistakes drawn")
+        if entries:
+            return partial(picture_sheet, entries, title=title, subtitle=_READING, columns=_COLUMNS)
+        return partial(evidence_sheet, rows, title=title) if rows else None
+
+    def _draw_errors(
+        self, look: Look, predictions: Predictions, errors: list[tuple[int, int]],
+        layers: list[str],
+    ) -> list[np.ndarray]:  # fmt: skip
+        """Return a row for each error: the image, and the map of the class concerned."""
+        assert predictions.probabilities is not None and predictions.present is not None
+        indices, classes = (list(part) for part in zip(*errors, strict=True))
+        images = _read_images(look, predictions, np.array(indices))
+        with look.skip_preprocessing():
+            found = explain_classes(self, look, images.pixels, torch.tensor(classes), layers)
+        rows = []
+        for place, (index, kind) in enumerate(errors):
+            role: Role = "miss" if predictions.present[index, kind] else "false alarm"
+            probability = float(predictions.probabilities[index, kind])
+            entry = ClassMap(
+                found.maps[layers[0]][place, 0], look.class_names[kind], role, probability,
+                layer=layers[0],
+            )  # fmt: skip
+            photograph, source = images.photographs[place], images.sources[place]
+            rows.append(draw_evidence(photograph, [entry], source=source, edge=_EDGE))
+        return rows
+
+    def _draw_errors_by_class(
+        self, look: Look, predictions: Predictions, suffix: str, when: str
+    ) -> Findings:
+        assert look.thresholds is not None and predictions.probabilities is not None
+        above, present = predictions.probabilities >= look.thresholds.numpy(), predictions.present
+        title = f"misses and false alarms by class · {when}"
+        yield from self.draw(
+            look, f"predictions/breakdown{suffix}",
+            lambda: error_bars(present, above, look.class_names, title=title),
+        )  # fmt: skip
 
     def _compose_random(
         self, look: Look, predictions: Predictions, title: str
@@ -213,6 +286,8 @@ def _make_printable(name: str) -> str:
 
 def _describe(look: Look, predictions: Predictions, images: _Images) -> list[SheetEntry]:
     """Return a sheet's entries: what is predicted, what is true, and the name of the file."""
+    if look.thresholds is not None:
+        return _describe_several(look, predictions, images)
     entries = []
     for photograph, source, index in zip(
         images.photographs, images.sources, images.indices, strict=True
@@ -224,5 +299,26 @@ def _describe(look: Look, predictions: Predictions, images: _Images) -> list[She
             probability = format_probability(float(predictions.true_confidences[index]))
             lines.append(f"true {look.class_names[truth]} {probability}")
         correct = None if truth < 0 else truth == predicted
+        entries.append(SheetEntry(photograph, lines, correct, source))
+    return entries
+
+
+def _describe_several(look: Look, predictions: Predictions, images: _Images) -> list[SheetEntry]:
+    """Return a sheet's entries for images with several classes: a line for each class."""
+    assert look.thresholds is not None
+    assert predictions.probabilities is not None and predictions.present is not None
+    entries = []
+    for photograph, source, index in zip(
+        images.photographs, images.sources, images.indices, strict=True
+    ):
+        present, shares = predictions.present[index], predictions.probabilities[index]
+        above = shares >= look.thresholds.numpy()
+        lines = []
+        for kind in np.flatnonzero(present | above).tolist():
+            words = "predicted" if present[kind] else "false alarm:"
+            words = words if above[kind] else "miss:"
+            probability = format_probability(float(shares[kind]))
+            lines.append(f"{words} {look.class_names[kind]} {probability}")
+        correct = bool((present == above).all())
         entries.append(SheetEntry(photograph, lines, correct, source))
     return entries

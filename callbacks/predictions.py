@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as L
 import torch
 from torch import Tensor
 
@@ -36,6 +37,8 @@ class Predictions:
         sample: the rows of that random sample.
         probabilities: (N, K) float32 in [0, 1], the probability of every class; None unless
             requested.
+        present: (N, K) bool, the classes of each image, if images may have several; None if each
+            has one. ``labels`` are then unknown, and ``predicted`` is the most probable class.
     """
 
     rows: np.ndarray
@@ -46,6 +49,7 @@ class Predictions:
     images: dict[int, Tensor]
     sample: tuple[int, ...] = ()
     probabilities: np.ndarray | None = None
+    present: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,20 +61,44 @@ class Predictions:
         order = np.lexsort((self.rows[wrong], -self.confidences[wrong]))
         return wrong[order[:count]]
 
+    def errors(self, thresholds: np.ndarray, count: int) -> list[tuple[int, int]]:
+        """Return the ``count`` worst misses and false alarms of images with several classes.
+
+        The worst are those whose probability is farthest on the wrong side of the threshold, as a
+        fraction of the way from the threshold to 0 or 1.
+
+        Args:
+            thresholds: (K,), the probability from which each class counts as predicted.
+            count: at most as many are returned.
+
+        Returns:
+            The index (not row) of the image, and the class.
+        """
+        assert self.probabilities is not None and self.present is not None
+        predicted = self.probabilities >= thresholds
+        over = (self.probabilities - thresholds) / np.maximum(1 - thresholds, 1e-9)
+        under = (thresholds - self.probabilities) / np.maximum(thresholds, 1e-9)
+        index, kind = np.nonzero(predicted != self.present)
+        far = np.where(predicted, over, under)[index, kind]
+        order = np.lexsort((kind, self.rows[index], -far))[:count]
+        return list(zip(index[order].tolist(), kind[order].tolist(), strict=True))
+
 
 class PredictionBook:
     """Collects the predictions of validation and test passes.
 
     Args:
         keep_probabilities: whether the probability of every class is kept.
+        several: whether images may have several classes; labels are then bool (B, K), and the
+            probability of every class is kept.
 
     Attributes:
         latest: the latest complete pass of each stage.
         problem: why the current or the last pass has no predictions, in one line; empty if it has.
     """
 
-    def __init__(self, *, keep_probabilities: bool = False):
-        self.keep_probabilities = keep_probabilities
+    def __init__(self, *, keep_probabilities: bool = False, several: bool = False):
+        self.keep_probabilities, self.several = keep_probabilities or several, several
         self.latest: dict[str, Predictions] = {}
         self.begin(hold=False)
 
@@ -102,7 +130,9 @@ class PredictionBook:
         step_logits = get_returned_logits(outputs)
         images, labels, rows = split_batch(batch)
         try:
-            labels = _read_class_numbers(labels)
+            present = labels if self.several else None
+            unknown = None if present is None else torch.full((len(present),), -1)
+            labels = _read_class_numbers(labels) if unknown is None else unknown
             logits = output_rows(get_logits() if step_logits is None else step_logits, len(labels))
             classes = max(2, logits.shape[1])
             if len(labels) and (highest := int(labels.max())) >= classes:
@@ -113,7 +143,8 @@ class PredictionBook:
         if rows is None:
             rows = torch.arange(self._count, self._count + len(labels))
         self._count += len(labels)
-        probs = probabilities(logits.detach().float()).cpu()
+        logits = logits.detach().float()
+        probs = (logits.sigmoid() if self.several else probabilities(logits)).cpu()
         labels, rows = labels.cpu(), rows.cpu()
         confidences, predicted = probs.max(dim=1)
         truth = probs.gather(1, labels[:, None].clamp_min(0))[:, 0]
@@ -121,6 +152,8 @@ class PredictionBook:
         columns = [rows, labels, predicted, confidences, truth]
         if self.keep_probabilities:
             columns.append(probs)
+        if present is not None:
+            columns.append(present.cpu())
         self._batches.append(tuple(column.numpy() for column in columns))
         if images is not None and self._holding:
             self._hold(images, rows, predicted != labels, confidences)
@@ -161,6 +194,31 @@ class PredictionBook:
             rows, labels, predicted, confidences, truth, images, sample, *probs
         )
         return True
+
+
+class TestRecord(L.Callback):
+    """Collects the predictions of the test, with the probability of every class.
+
+    Args:
+        several: whether images may have several classes.
+
+    Attributes:
+        book: ``book.latest["test"]`` are the predictions after the test, in every process.
+    """
+
+    def __init__(self, *, several: bool = False) -> None:
+        self.book = PredictionBook(keep_probabilities=True, several=several)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.book.begin(hold=False)
+
+    def on_test_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        self.book.take(outputs, batch)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.book.end("test")
 
 
 def _keep_highest(

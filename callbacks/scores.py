@@ -43,6 +43,12 @@ class Scores(ExplanationCallback):
     - ``pointing_game``, ``energy_inside`` and ``object_share``: for images with masks.
     - ``drift``: correlation of each image's map for its true class with the previous look.
     - ``confident_mistakes``: fraction of the validation images.
+
+    If images may have several classes, the evidence is that for each class of an image, masks are
+    those of the class's own object where that is known, and there are no ``confident_mistakes``.
+
+    Further scores:
+
     - ``sparsity/<layer>``, ``dead/<layer>``: of the activations; at the end,
       ``layers/depth/sparsity`` and ``layers/depth/dead`` draw them over depth, against the network
       before training.
@@ -131,7 +137,7 @@ class Scores(ExplanationCallback):
         if maps is not None or not find_last_feature_map(look.network, look.example):
             self._scored = look.clock
         predictions = look.predictions
-        if predictions is not None and len(predictions):
+        if predictions is not None and len(predictions) and look.thresholds is None:
             labels, predicted, confidences = map(
                 torch.from_numpy,
                 (predictions.labels, predictions.predicted, predictions.confidences),

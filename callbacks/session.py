@@ -128,6 +128,7 @@ class Session:
                     predictions=self.predictions if explanation.needs_predictions else None,
                     memo=shared.memo, skip_preprocessing=skip_preprocessing,
                     budget_key=self.time_setting,
+                    thresholds=module.thresholds.cpu() if ours and module.multi_label else None,
                     pace=pace, work=work, **self._context,
                 )  # fmt: skip
 
@@ -292,10 +293,8 @@ def _build_readers(
         for start in range(0, len(rows), BATCH):
             yield read(rows[start : start + BATCH])
 
-    def masks(count: int) -> Tensor | None:
-        if pictures.masks is None:
-            return None
-        return torch.from_numpy(np.asarray(pictures.masks[sample(count)], dtype=bool))
+    def take(values: np.ndarray | None, count: int) -> Tensor | None:
+        return None if values is None else torch.from_numpy(np.asarray(values[sample(count)]))
 
     return {
         "fetch": lambda rows: (read(np.asarray(rows, dtype=int)), list(rows)),
@@ -303,7 +302,9 @@ def _build_readers(
         "sources": lambda rows: [pictures.names[row] for row in rows],
         "sample_images": batches,
         "sample_labels": lambda count: torch.from_numpy(pictures.labels[sample(count)]),
-        "sample_masks": masks,
+        "sample_masks": lambda count: take(pictures.masks, count),
+        "sample_present": lambda count: take(pictures.present, count),
+        "sample_objects": lambda count: take(pictures.objects, count),
     }
 
 

@@ -13,13 +13,18 @@ import torch
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
-from convlens.callbacks.targets import check_target, choose_classes, list_targets, name_maps
+from convlens.callbacks.targets import (
+    check_target,
+    choose_classes,
+    find_true_class,
+    list_targets,
+    name_maps,
+)
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.draw.attribution_panel import attribution_panel, describe_reading
 from convlens.draw.grad_cam_panel import ClassMap
-from convlens.explain.grad_cam import probabilities
 from convlens.explain.occlusion import compute_logits
 from convlens.rundir.maps import IMAGE, Maps
 
@@ -83,14 +88,15 @@ class SignedMaps(ExplanationCallback):
         return Portion(count, "probes", (self.tag, "panel"), self.estimate_passes(look))
 
     def pictures(self, look: Look) -> Findings:
-        images, labels = look.probes.images, look.probes.labels.tolist()
+        images = look.probes.images
         if not look.affords("logits", len(images), 1.2):
             self.report_cut(look, "before the first probe")
             return
         with look.timed("logits", len(images)):
             logits = self.fit_batch(lambda batch: compute_logits(look.network, images, batch=batch))
-            probs = probabilities(logits).cpu()
+            probs = look.probabilities(logits).cpu()
         predictions = probs.argmax(dim=1).tolist()
+        labels = [find_true_class(look, n, k) for n, k in enumerate(predictions)]
         numbers = [
             n for n in look.probes.order_in_turns() if self._selects(predictions[n], labels[n])
         ]
@@ -126,7 +132,7 @@ class SignedMaps(ExplanationCallback):
         """
         probe, predicted = look.probes.names[number], int(probs.argmax())
         rows = choose_classes(
-            self.target, look.class_names, predicted, int(look.probes.labels[number])
+            self.target, look.class_names, predicted, find_true_class(look, number, predicted)
         )
         targets = [target for target, _ in rows]
         maps, note = self.explain(look, look.probes.images[number : number + 1], targets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from convlens.callbacks.evidence import list_present
 from convlens.callbacks.look import Look
 from torch import Tensor
 
@@ -74,6 +75,64 @@ def list_targets(look: Look, target: str, classes: int = 2) -> tuple[list[str], 
     return ["predicted", "true", *map(format_rank, ranks)], torch.stack(columns, dim=1)
 
 
+def list_shown(look: Look, target: str, classes: int) -> tuple[list[str], Tensor]:
+    """Return roles and classes as ``list_targets`` does, for maps that show all true classes.
+
+    If images may have several classes, the roles are ``predicted``, for the most probable class,
+    and ``true``, ``true 2``, … for the classes of the image, (N, T); -1 where there are fewer.
+    """
+    present = look.probes.present
+    if look.thresholds is None or target != "answer" or present is None:
+        return list_targets(look, target, classes)
+    numbers = list_present(present.cpu())
+    words = ["predicted", *("true" if n == 0 else f"true {n + 1}" for n in range(numbers.shape[1]))]
+    return words, torch.cat([torch.full((len(numbers), 1), -1), numbers], dim=1)
+
+
+def choose_shown(
+    look: Look, target: str, number: int, probabilities: Tensor
+) -> list[tuple[int, int, Role]]:
+    """Return what the picture of a probe shows: the column of ``list_shown``, class and role.
+
+    If images may have several classes: each class of the image, and the most probable class if it
+    is a false alarm.
+
+    Args:
+        look: the look.
+        target: ``answer``, or the name of a class.
+        number: of the probe.
+        probabilities: (K,) of the probe.
+    """
+    predicted, truth = int(probabilities.argmax()), int(look.probes.labels[number])
+    present = look.probes.present
+    if look.thresholds is None or target != "answer" or present is None:
+        if look.thresholds is not None:
+            truth = -1
+        chosen = choose_classes(target, look.class_names, predicted, truth)
+        return [(column, kind, role) for column, (kind, role) in enumerate(chosen)]
+    above = probabilities >= look.thresholds
+    shown: list[tuple[int, int, Role]] = []
+    for column, kind in enumerate(present[number].nonzero()[:, 0].tolist(), start=1):
+        shown.append((column, kind, "predicted = true" if above[kind] else "true"))
+    if above[predicted] and not present[number, predicted]:
+        shown.insert(0, (0, predicted, "predicted"))
+    return shown
+
+
+def find_true_class(look: Look, number: int, predicted: int) -> int:
+    """Return the true class of a probe, or -1; of several, the predicted one if it is among them.
+
+    Args:
+        look: the look.
+        number: of the probe.
+        predicted: the predicted class.
+    """
+    present = look.probes.present
+    if present is not None and present[number, predicted]:
+        return predicted
+    return int(look.probes.labels[number])
+
+
 def name_maps(
     method: str, look: Look, numbers: Sequence[int], roles: Sequence[str], targets: Tensor,
     probabilities: Tensor, layers: Mapping[str, Tensor],
@@ -93,7 +152,10 @@ def name_maps(
     """
     targets, probabilities = targets.cpu(), probabilities.cpu()
     known = torch.ones_like(targets, dtype=torch.bool)
-    if "true" in roles:
+    if "true 2" in roles and look.probes.present is not None:
+        counts = look.probes.present[list(numbers)].sum(dim=1).cpu()
+        known = torch.arange(len(roles)) <= counts[:, None]
+    elif "true" in roles:
         known[:, roles.index("true")] = look.probes.labels[list(numbers)].cpu() >= 0
     hidden = ~known[:, :, None, None]
     return Maps(

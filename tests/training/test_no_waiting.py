@@ -89,7 +89,14 @@ STORED = (
     "features_vgg16", "finetune_inception_v3", "finetune_timm", "finetune_vgg16",
     "reproduce/inception_v3_flowers", "reproduce/vgg16_features", "reproduce/vgg16_finetune",
 )  # fmt: skip
-QUICK = ("scratch", "finetune_vgg16", "finetune_timm", "finetune_inception_v3", "own")
+QUICK = (
+    "scratch",
+    "multi_label",
+    "finetune_vgg16",
+    "finetune_timm",
+    "finetune_inception_v3",
+    "own",
+)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +124,7 @@ EVERYTHING = [
     "data.augment.contrast=0.2", "data.augment.saturation=0.2", "data.augment.hue=0.1",
     "model.dropout=0.2", "training.gradient_clip=1", "training.class_weights=balanced",
     "training.label_smoothing=0.1", "training.accumulate=2", "data.pictures=200",
+    "metrics=[auroc]",
 ]  # fmt: skip
 """Words of a run with everything that a step can contain."""
 

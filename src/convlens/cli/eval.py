@@ -6,7 +6,7 @@ Images that the run used for training or validation are never tested.
 
 from __future__ import annotations
 
-from convlens.cli.results import format_seconds, print_results
+from convlens.cli.results import format_seconds, print_details, print_results
 from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
 from convlens.core.errors import UserError
 from convlens.core.loading import loading_libraries
@@ -55,6 +55,7 @@ def run(words: list[str]) -> int:
         tested_on = evaluation.tested_on
         name = "test" if tested_on.is_own_split else tested_on.place
         print_results(f"{path}, after epoch {evaluation.epoch}", {name: evaluation.results})
+        print_details(evaluation.details)
         print(format_seconds(seconds_by_name()))
         print(f"predictions, worst mistakes, results.json  {evaluation.home}")
     return 0

@@ -82,7 +82,7 @@ def _print_data(plan: Plan) -> None:
     index = plan.index
     table = _table(f"data: {plan.config.data.name}", "class", *index.counts)
     rows = [
-        (name, *(str(counts[number]) for counts in index.counts.values()))
+        (name, *(str(counts[number]) for counts in index.with_class.values()))
         for number, name in enumerate(index.class_names)
     ]
     for row in rows if len(rows) <= 40 else [*rows[:20], ("…",), *rows[-19:]]:

@@ -6,16 +6,18 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from convlens.cli.layout import WIDTH
 
-HEADLINE = ("loss", "accuracy", "balanced_accuracy")
+HEADLINE = ("loss", "accuracy", "balanced_accuracy", "mean_ap")
 KEY = re.compile(r"\blooking\.[a-z_]+")
 NAMED = 3  # explanations named in one line; summary.json lists all of them
 FEW = 3  # the F1 scores of more classes do not fit on a line; summary.json lists all of them
+CLASSES = 20  # of the table of classes; results.json lists more
 # kinds of columns, by their heading: text that wraps, names that never do, numbers
 folded, whole, right = (
     partial(Column, **how)
@@ -48,6 +50,43 @@ def print_results(title: str, rows: dict[str, dict[str, float]]) -> None:
     screen().print(table)
 
 
+def print_details(details: Mapping[str, Any]) -> None:
+    """Print the scores of a test with their intervals, and a row for each class if not too many.
+
+    Args:
+        details: see ``convlens.training.details``.
+    """
+    table = Table(whole("score"), right("value"), right("95 % interval"))
+    for name, score in details["scores"].items():
+        interval = f"{score['low']:.4f} to {score['high']:.4f}" if "low" in score else ""
+        table.add_row(name.replace("_", " "), f"{score['value']:.4f}", interval)
+    screen().print(table)
+    rows = details["classes"]
+    if len(rows) > CLASSES:
+        print(f"results.json has the scores of all {len(rows)} classes")
+        return
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    table = Table(folded("class"), *(right(key.replace("_", " ")) for key in columns))
+    for name, row in rows.items():
+        cells = (row.get(key, "") for key in columns)
+        table.add_row(name, *(f"{c:.4f}" if isinstance(c, float) else str(c) for c in cells))
+    screen().print(table)
+
+
+def describe_interval(details: Mapping[str, Any]) -> str:
+    """Return the interval of the test accuracy in one line.
+
+    >>> score = {"value": 0.9, "low": 0.85, "high": 0.94}
+    >>> describe_interval({"images": 150, "scores": {"accuracy": score}})
+    'test accuracy 0.9000, 95 % interval 0.8500 to 0.9400 (150 images)'
+    """
+    score = details["scores"]["accuracy"]
+    return (
+        f"test accuracy {score['value']:.4f}, 95 % interval {score['low']:.4f} to "
+        f"{score['high']:.4f} ({details['images']} images)"
+    )
+
+
 def format_seconds(seconds: Mapping[str, float]) -> str:
     """Return the total seconds and their parts; parts below half a second count as ``other``.
 
@@ -77,6 +116,8 @@ def print_closing(home: Path, summary: dict) -> None:
     }
     title = f"{summary['experiment']}: best epoch {best} of {last} (lowest validation loss)"
     print_results(title, rows)
+    if summary.get("test_details"):
+        print(describe_interval(summary["test_details"]))
     print(f"{format_seconds(summary['seconds'])}; {summary['images_per_second']:.0f} images/s")
     for line in drop_repeated_advice(summary["alarms"]):
         print(f"! {line}")

@@ -21,7 +21,7 @@ _MOST_LEVELS = 20
 _LARGEST = 2**64  # largest whole number in a file; much larger ones fit into no float or tensor
 # the config groups with keys of their own; `experiment` and `debug` have none
 GROUPS = tuple(name for name in Config.model_fields if name not in (
-    "seed", "precision", "run_dir", "cache_features", "scores", "overwrite", "experiment"
+    "seed", "precision", "run_dir", "cache_features", "scores", "metrics", "overwrite", "experiment"
 ))  # fmt: skip
 
 

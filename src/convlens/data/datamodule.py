@@ -33,8 +33,9 @@ class PictureData(L.LightningDataModule):
     Checkpoints store the state under this class's name, so renaming it would break resuming.
 
     A batch is a dictionary: ``image`` float (B, C, H, W) in [0, 1], augmented during training;
-    ``label`` int64 (B,); ``row`` int64 (B,), the position in the split. If images are mixed, a
-    training batch also has ``target`` float32 (B, K), the shares of the classes in each image.
+    ``label`` int64 (B,), or bool (B, K) if images may have several classes; ``row`` int64 (B,), the
+    position in the split. If images are mixed, a training batch also has ``target`` float32 (B, K),
+    the shares of the classes in each image.
 
     Args:
         spec: the config group ``data``.

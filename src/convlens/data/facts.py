@@ -25,8 +25,9 @@ def collect_facts(data: PictureData) -> dict[str, Any]:
     """Return facts about the decoded images, JSON-able (``data.json``, docs/runs.md).
 
     Returns:
-        ``name``; ``classes``, K names; ``images``, split to K counts; ``notes``, the lines about
-        the data in the log; ``skipped``, files that could not be decoded: ``count``, ``reasons``
+        ``name``; ``classes``, K names; ``images``, split to K counts, and ``totals``, split to the
+        number of images, which is less than their sum if images have several classes; ``notes``,
+        the lines about the data in the log; ``skipped``, files that could not be decoded: ``count``, ``reasons``
         (reason without its numbers, and count) and ``first`` (file and reason); ``copies``, see
         ``count_copies``, and ``originals``, see ``measure_originals``: both None unless the images
         are files.
@@ -39,7 +40,8 @@ def collect_facts(data: PictureData) -> dict[str, Any]:
     return {
         "name": data.spec.name,
         "classes": list(data.class_names),
-        "images": {split: counts.tolist() for split, counts in data.index.counts.items()},
+        "images": {split: counts.tolist() for split, counts in data.index.with_class.items()},
+        "totals": {split: int(counts.sum()) for split, counts in data.index.counts.items()},
         "notes": data.notes,
         "skipped": {
             "count": len(dataset.skipped),

@@ -60,7 +60,9 @@ class Input:
         return self.images.images.nbytes if self.resident is None else 0
 
     def gather(self, rows: np.ndarray, allocate: Allocate | None) -> Batch:
-        """Return what the host has of a batch: ``label`` int64 (B,), ``row`` int64 (B,), and more.
+        """Return what the host has of a batch: ``label``, ``row`` int64 (B,), and more.
+
+        Labels are int64 (B,), or bool (B, K) if images may have several classes.
 
         Images on the host are ``image`` uint8 (B, C, H, W), channels last in memory. Stored outputs
         are ``features`` (B, …), with ``cut``.
@@ -71,7 +73,7 @@ class Input:
                 None for new memory.
         """
         batch = {
-            "label": torch.from_numpy(self.images.labels[rows]),
+            "label": torch.from_numpy(self.images.targets[rows]),
             "row": torch.from_numpy(np.asarray(rows, dtype=np.int64)),
         }
         if self.stored is not None:
@@ -188,7 +190,7 @@ class TrainingLoader:
         if augmented:
             batch |= self._draw(place, len(rows), read)
         if self.world > 1 or self.accumulate > 1:
-            batch["window"] = torch.from_numpy(self.images.labels[window])
+            batch["window"] = torch.from_numpy(self.images.targets[window])
             batch["counted"] = counted
         return batch
 

@@ -35,7 +35,8 @@ class Probes:
 
     Attributes:
         images: (N, C, H, W) float in [0, 1].
-        labels: (N,) int64; -1 if the true class is unknown.
+        labels: (N,) int64; -1 if the true class is unknown. If images may have several classes,
+            one of those of the image.
         names: N short names, used in tags and file names.
         sources: N names by which a user finds the image.
         masks: (N, H, W) bool, True on the object; None if no probe has a mask.
@@ -44,6 +45,8 @@ class Probes:
             as none.
         photographs: N images at their own proportions, on which maps are drawn. By default, the
             images as the network gets them.
+        present: (N, K) bool, the classes of each image; None if images have one class, or if
+            their classes are unknown.
     """
 
     images: Tensor
@@ -53,6 +56,7 @@ class Probes:
     masks: Tensor | None = None
     masked: Tensor | None = None
     photographs: Sequence[Photograph] = ()
+    present: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.masked is None:
@@ -111,6 +115,11 @@ def choose_probes(
     masks = None
     if images.masks is not None:
         masks = torch.from_numpy(np.asarray(images.masks[chosen], dtype=bool))
+    present = None if images.present is None else torch.from_numpy(images.present[chosen])
+    titles = [
+        "-".join(class_names[k] for k in (row.nonzero()[0] if row.ndim else [row]))
+        for row in images.targets[chosen]
+    ]
     tensor, photographs = _to_tensor(images.pixels(chosen)), ()
     if spec is not None and images.files is not None:
         files = [images.files[row] for row in chosen]
@@ -118,11 +127,12 @@ def choose_probes(
     return Probes(
         tensor,
         labels,
-        [f"{i:02d}_{_make_safe(class_names[k])}" for i, k in enumerate(labels.tolist())],
+        [f"{i:02d}_{_make_safe(title)}" for i, title in enumerate(titles)],
         [images.names[row] for row in chosen],
         masks,
         torch.from_numpy(images.masked[chosen]),
         photographs,
+        present,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from convlens.draw.canvas import Label, add_title, blank, text_band, write_labels
 from convlens.draw.confusion_matrix import check_counts
 from convlens.draw.palette import GREEN, MUTED, RED
-from convlens.draw.picture import Array
+from convlens.draw.picture import Array, as_array
 from convlens.draw.text import BODY, shorten, text_width
 
 _READING = "True class → predicted class."
@@ -103,3 +103,44 @@ def breakdown(
         drawn = sum(count for _, count, _ in rows)
         facts += f"; the {len(rows)} most frequent of {pairs} pairs: {drawn} mistakes"
     return add_title(_draw_bars(rows), title, f"{_READING} {facts}")
+
+
+def error_bars(
+    present: Array, predicted: Array, class_names: Sequence[str], *, title: str, most: int = 10
+) -> np.ndarray:
+    """Draw how often each class is missed and how often it is a false alarm, as bars.
+
+    The most frequent errors come first. Beside each bar is the number of images, and the fraction
+    of the images with the class (misses) or without it (false alarms).
+
+    Args:
+        present: bool ``(N, K)``, the classes of each image, which may be several.
+        predicted: bool ``(N, K)``, its predicted classes.
+        class_names: K names; long ones are shortened.
+        title: The split, the epoch.
+        most: Maximum number of bars.
+
+    Returns:
+        uint8 ``(H, W, 3)``.
+    """
+    true, answers = (as_array(values).astype(bool) for values in (present, predicted))
+    misses, alarms = (true & ~answers).sum(axis=0), (answers & ~true).sum(axis=0)
+    with_class = true.sum(axis=0)
+    errors = [
+        (int(count), f"{what}: {shorten(name, _NAME)}", int(images))
+        for what, counts, totals in (
+            ("missed", misses, with_class), ("false alarm", alarms, len(true) - with_class),
+        )
+        for name, count, images in zip(class_names, counts, totals, strict=True)
+        if count
+    ]  # fmt: skip
+    if not errors:
+        return add_title(text_band(_BAR, "no mistakes", size=BODY, bold=True, ink=GREEN), title)
+    rows = [
+        (words, count, f"{count} ({_format_fraction(count / images)} of {images})")
+        for count, words, images in sorted(errors, key=lambda error: -error[0])[:most]
+    ]
+    facts = f"{misses.sum()} misses and {alarms.sum()} false alarms in {len(true)} images"
+    if len(errors) > len(rows):
+        facts += f"; the {len(rows)} most frequent of {len(errors)} kinds are drawn"
+    return add_title(_draw_bars(rows), title, facts)

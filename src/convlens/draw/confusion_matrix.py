@@ -16,6 +16,7 @@ from convlens.draw.picture import Array, as_array
 from convlens.draw.text import BODY, SMALL, line_height, printable, shorten, text_width
 
 _READING = "Right answers lie on the diagonal, mistakes beside it."
+_READING_TOGETHER = "A row: what is predicted for images of the class, correct or not."
 FRACTIONS = "Blues"  # white to dark blue: one cell among a million is visible on white
 
 _NUMBERED = 20  # maximum number of classes for counts in the cells
@@ -54,6 +55,23 @@ def count_confusions(labels: Array, answers: Array, classes: int) -> np.ndarray:
     return flat.reshape(classes, classes)
 
 
+def count_together(present: Array, predicted: Array) -> np.ndarray:
+    """Count for each class how often each class is predicted for its images.
+
+    Args:
+        present: bool ``(N, K)``, the classes of each image, which may be several.
+        predicted: bool ``(N, K)``, its predicted classes.
+
+    Returns:
+        int64 ``(K, K)``, true × predicted; an image counts once in each of its rows and columns.
+
+    >>> count_together([[True, True], [False, True]], [[True, False], [True, True]]).tolist()
+    [[1, 0], [2, 1]]
+    """
+    true, answers = (as_array(values).astype(np.int64) for values in (present, predicted))
+    return true.T @ answers
+
+
 def check_counts(counts: Array, class_names: Sequence[str]) -> np.ndarray:
     """Check counts and return them as int64 ``(K, K)``.
 
@@ -86,9 +104,9 @@ def _choose_cell_edge(counts: np.ndarray) -> int:
     return max(edge, _SMALLEST, text_width(str(counts.max()), BODY) + 10)
 
 
-def _draw_matrix(counts: np.ndarray, edge: int) -> np.ndarray:
+def _draw_matrix(counts: np.ndarray, images: np.ndarray, edge: int) -> np.ndarray:
     """Draw the matrix alone: fractions of each row as colours, counts if there is room for them."""
-    classes, total = len(counts), counts.sum(axis=1, keepdims=True)
+    classes, total = len(counts), images[:, None]
     fractions = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
     # without counts, the colours of 0 % and 4 % must differ visibly: on a root scale they do
     tones = fractions if classes <= _NUMBERED else np.sqrt(fractions)
@@ -134,9 +152,9 @@ def _draw_names(
     return write_labels(blank(classes * edge + 2 * margin, width), labels)
 
 
-def _draw_accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
+def _draw_accuracies(counts: np.ndarray, total: np.ndarray, edge: int) -> np.ndarray:
     """Draw a bar for the accuracy of each row, with numbers if there is room for them."""
-    classes, total = len(counts), counts.sum(axis=1)
+    classes = len(counts)
     accuracies = counts.diagonal() / np.maximum(total, 1)
     has_numbers = edge >= line_height(SMALL)
     words = [
@@ -158,7 +176,9 @@ def _draw_accuracies(counts: np.ndarray, edge: int) -> np.ndarray:
     return write_labels(column, labels)
 
 
-def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -> np.ndarray:
+def confusion_matrix(
+    counts: Array, class_names: Sequence[str], *, title: str, images: Array | None = None
+) -> np.ndarray:
     """Draw true classes as rows, predicted ones as columns, and each class's accuracy on the right.
 
     The colour of a cell is its fraction of the row, from white (none) to dark blue (all images of
@@ -171,6 +191,8 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
         counts: ``(K, K)``, true × predicted, see ``count_confusions``.
         class_names: K names; long ones are shortened.
         title: The split, the epoch.
+        images: ``(K,)``, images of each class, if images may have several classes; see
+            ``count_together``. None if each has one: then it is the sum of the row.
 
     Returns:
         uint8 ``(H, W, 3)``.
@@ -179,8 +201,10 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
         ValueError: ``counts`` has a wrong shape or a negative count.
     """
     values = check_counts(counts, class_names)
-    edge = _choose_cell_edge(values)
-    square, bars = _draw_matrix(values, edge), _draw_accuracies(values, edge)
+    edge, rows_of = _choose_cell_edge(values), values.sum(axis=1)
+    if images is not None:
+        rows_of = as_array(images).astype(np.int64)
+    square, bars = _draw_matrix(values, rows_of, edge), _draw_accuracies(values, rows_of, edge)
     side = square.shape[0]
 
     lead = text_width("true ↓", SMALL, bold=True) + 4
@@ -190,7 +214,8 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
     margin = (rows.shape[0] - side) // 2
     line, along = line_height(SMALL), text_width("predicted →", SMALL, bold=True)
     left, top = rows.shape[1] + 6, columns.shape[0] + line + 6
-    over = text_width("accuracy", SMALL, bold=True)
+    measure = "accuracy" if images is None else "found"
+    over = text_width(measure, SMALL, bold=True)
     right = left + max(side + margin, along) + 10  # where the accuracies begin
     sheet = blank(top + side + margin, right + max(bars.shape[1], over))
     sheet[line : line + columns.shape[0], left - margin : left + side + margin] = columns
@@ -202,14 +227,18 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], *, title: str) -
     words = [
         Label(left, line // 2, "predicted →", MUTED, SMALL, True),
         Label(rows.shape[1], top - 6 - line, "true ↓", MUTED, SMALL, True, "rm"),
-        Label(right, top - 6 - line // 2, "accuracy", MUTED, SMALL, True),
+        Label(right, top - 6 - line // 2, measure, MUTED, SMALL, True),
     ]
     lead = "fraction of the true class" + (" (root scale)" if len(values) > _NUMBERED else "")
     bar = colour_bar(320, "0", "100 %", name=FRACTIONS, lead=lead)
     body = vstack([write_labels(sheet, words), bar], gap=10)
 
     total, hits = int(values.sum()), int(values.trace())
-    facts = f"{total} images, {hits} right ({hits / total:.1%})." if total else "No images."
-    empty = int((values.sum(axis=1) == 0).sum())
+    facts, reading = f"{total} images, {hits} right ({hits / max(total, 1):.1%}).", _READING
+    if images is not None:
+        facts, reading = f"{hits} of {rows_of.sum()} classes of images found.", _READING_TOGETHER
+    if not rows_of.any():
+        facts = "No images."
+    empty = int((rows_of == 0).sum())
     alert = f"{empty} of {len(values)} classes without images (grey)" if empty else None
-    return add_title(body, title, f"{facts} {_READING}", alert=alert)
+    return add_title(body, title, f"{facts} {reading}", alert=alert)

@@ -26,7 +26,7 @@ from convlens.draw.photograph import EDGE, as_photograph, fit_photograph, overla
 from convlens.draw.picture import Array, as_array
 from convlens.draw.text import SMALL, format_dimensions, shorten, shorten_path, text_width
 
-Role = Literal["predicted", "true", "predicted = true", "target"]
+Role = Literal["predicted", "true", "predicted = true", "target", "miss", "false alarm"]
 
 READING = "Grad-CAM: the brighter a part, the more this layer finds there for the class."
 _BAND = 24  # height of the coloured band above a row, pixels
@@ -100,7 +100,7 @@ def _draw_class_band(width: int, entry: ClassMap, truth_known: bool) -> np.ndarr
     word, colour = "", SLATE
     if entry.role == "predicted = true":
         word, colour = "right", GREEN
-    elif entry.role == "predicted" and truth_known:
+    elif entry.role in ("miss", "false alarm") or (entry.role == "predicted" and truth_known):
         word, colour = "wrong", RED
     band = blank(_BAND, width, tuple(int(0.88 * 255 + 0.12 * part) for part in colour))
     band[:, :4] = colour
@@ -139,7 +139,7 @@ def draw_classes(
     """Draw [photograph | overlay of each class], one row for each layer, a band above each class.
 
     The band names class, probability and role. It is green with the word "right" for "predicted =
-    true", red with "wrong" for "predicted" if there is a "true" column too, and neutral if the true
+    true", red with "wrong" for "predicted" if a true class is shown too, and neutral if the true
     class is unknown. Below the photograph is its source and what the network sees of it.
 
     Args:
@@ -159,7 +159,7 @@ def draw_classes(
         raise ValueError("a panel of class maps needs at least one class map")
     picture = fit_photograph(photograph, edge)
     width = max(picture.shape[1], NARROWEST)
-    truth_known = any(entry.role == "true" for entry in maps)
+    truth_known = any("true" in entry.role for entry in maps)
     bands = [_draw_class_band(width, entry, truth_known) for entry in maps]
     rows = [hstack([blank(_BAND, width), *bands])]
     note = text_band(width, shorten_path(source, width, "/"), photograph.seen)

@@ -106,7 +106,7 @@ def describe_data(data: PictureData) -> str:
         f"{data.spec.name}: {sum(counts.values()):,} images ({splits}), "
         f"{len(data.class_names):,} classes"
     )
-    train = data.index.counts["train"]
+    train = data.index.with_class["train"]
     largest, smallest = int(np.argmax(train)), int(np.argmin(train))
     if train[largest] > UNEVEN * train[smallest]:
         text += (

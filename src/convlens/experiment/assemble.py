@@ -68,6 +68,7 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
         # looks may compute with fewer threads for a while; once set, the number says all about how
         # the training computes, before and after them
         torch.set_num_threads(torch.get_num_threads())
+    check_labels(config)
     data = build_data(config, read_used_digests(config, start))
     counts = data.index.counts["train"].tolist()
     weights = compute_class_weights(config.training.class_weights, counts)
@@ -79,6 +80,35 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
     phases = Phases(config.cache_features, get_cache_dir(), str(config.precision))
     phases.check(module, data)
     return Run(config, data, module, *build_callbacks(config, module), phases)
+
+
+def check_labels(config: Config) -> None:
+    """Check that the loss fits the number of classes that an image may have.
+
+    Raises:
+        UserError: it does not, or a key needs exactly one class per image.
+    """
+    several, loss = config.data.has_several_classes, config.training.loss
+    if several and loss != "multi_label":
+        raise UserError(
+            f"training.loss={loss} needs one class per image, but this data may have several: set "
+            f"training.loss=multi_label"
+        )
+    if loss == "multi_label" and not several:
+        raise UserError(
+            f"training.loss=multi_label: data={config.data.name} has one class per image; set "
+            f"data.multi_label=true, or data.objects=2 for shapes"
+        )
+    if several and config.training.class_weights is not None:
+        raise UserError("training.class_weights needs one class per image: set it to null")
+    if several and config.data.augment.mixes:
+        raise UserError(
+            "data.augment.mixup and data.augment.cutmix need one class per image: set them to null"
+        )
+    if several and config.training.sampler == "balanced":
+        raise UserError("training.sampler=balanced needs one class per image: leave it out")
+    if several and config.scores == "all":
+        raise UserError("scores=all needs one class per image: leave scores=all out")
 
 
 def build_callbacks(

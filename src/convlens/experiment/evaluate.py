@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as L
 
 from convlens.callbacks import ConfusionMatrix, Looks, Mistakes
@@ -22,18 +23,22 @@ from convlens.core.processes import is_first_process
 from convlens.core.progress import progress_bar
 from convlens.core.stopwatch import count_seconds, get_stopwatch
 from convlens.data.datamodule import PictureData
+from convlens.data.index.several import SEPARATOR
 from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.unchanged import PLACES
+from convlens.experiment.assemble import check_labels
 from convlens.experiment.devices import adapt_devices, lightning
 from convlens.experiment.inputs import find_run_folder
 from convlens.experiment.networks import restore_module
 from convlens.experiment.predict import TABLE, write_table
-from convlens.experiment.summary import seconds_by_name
+from convlens.experiment.summary import describe_test, seconds_by_name
 from convlens.experiment.unseen import UnseenImages, select_test_images
 from convlens.rundir.paths import OUTPUTS, holds_run, make_fresh_folder
 from convlens.rundir.read import read_config, select_stage
 from convlens.rundir.write import write_evaluation, write_results
+from convlens.training import ClassifierModule
+from convlens.training.details import Details
 from convlens.training.precision import PRECISIONS
 from convlens.training.survival.checkpoint import read_checkpoint
 
@@ -48,7 +53,8 @@ class Evaluation:
         tested_on: the images, as ``convlens.experiment.unseen`` selects them.
         epoch: completed epochs of the checkpoint.
         results: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``f1/<class>``, or ``macro_f1``
-            if there are very many classes.
+            if there are very many classes, and what ``metrics`` names.
+        details: see ``convlens.training.details``.
         home: the folder with ``predictions.csv`` (probabilities of every test image, see
             ``convlens.experiment.predict``) and ``results.json``. Its folder ``epoch_NNN`` contains
             the confusion matrix and the most confident mistakes with their Grad-CAM. If images were
@@ -58,6 +64,7 @@ class Evaluation:
     tested_on: UnseenImages
     epoch: int
     results: dict[str, float]
+    details: Details
     home: Path
 
 
@@ -82,6 +89,7 @@ def evaluate(
     stored = _update_places(restore_config(parts["config"], str(file), words), file)
     parts["config"] = dump_config(stored)
     config = apply_overrides(stored, words)
+    check_labels(config)
     if config.trainer.fast_dev_run:
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     with progress_bar("selecting the test images"):
@@ -95,7 +103,7 @@ def evaluate(
         images = data.dataset.splits["test"]
     module = restore_module(content, "the checkpoint", format_targets(config))
     module.mirrors_tests = mirrors
-    book = PredictionBook(keep_probabilities=True)
+    book = PredictionBook(keep_probabilities=True, several=module.multi_label)
     looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
     looks.tested = epoch
     trainer = _build_trainer(config, looks)
@@ -105,10 +113,12 @@ def evaluate(
     # on a terminal Lightning shows a bar of its own
     with count_seconds("test"), progress_bar("testing", visible=not sys.stdout.isatty()):
         trainer.test(module, datamodule=data, verbose=False)
-    evaluation = Evaluation(tested_on, epoch, select_stage(module.results, "test"), home)
+    results = select_stage(module.results, "test")
+    details = describe_test(looks.predictions, module)
+    evaluation = Evaluation(tested_on, epoch, results, details, home)
     get_stopwatch().switch_to("closing")
     if is_first_process():
-        _write_predictions(home / TABLE, looks.predictions.latest["test"], data)
+        _write_predictions(home / TABLE, looks.predictions.latest["test"], data, module)
         _write_left_out(home / "left_out.csv", tested_on)
         _write_results(file, evaluation, mirrors=mirrors)
     return evaluation
@@ -153,14 +163,23 @@ def _choose_folder(checkpoint: Path, name: str, is_own_split: bool) -> Path:
     return folder
 
 
-def _write_predictions(file: Path, predictions: Predictions, data: PictureData) -> None:
+def _write_predictions(
+    file: Path, predictions: Predictions, data: PictureData, module: ClassifierModule
+) -> None:
     names = data.dataset.splits["test"].names
-    columns = predictions.rows.tolist(), predictions.probabilities, predictions.labels.tolist()
+    known = predictions.labels[:, None] == np.arange(len(data.class_names))
+    present = known if predictions.present is None else predictions.present
+    columns = predictions.rows.tolist(), predictions.probabilities, present
     rows = (
-        (names[row], probabilities, data.class_names[label])
-        for row, probabilities, label in zip(*columns, strict=True)
+        (
+            names[row],
+            probabilities,
+            SEPARATOR.join(data.class_names[k] for k in np.flatnonzero(true)),
+        )
+        for row, probabilities, true in zip(*columns, strict=True)
     )
-    write_table(file, data.class_names, rows, last="true")
+    thresholds = None if module.thresholds is None else module.thresholds.cpu()
+    write_table(file, data.class_names, rows, last="true", thresholds=thresholds)
 
 
 def _write_left_out(file: Path, tested_on: UnseenImages) -> None:
@@ -182,7 +201,7 @@ def _write_results(file: Path, evaluation: Evaluation, *, mirrors: bool) -> None
             "checkpoint": str(file), "epoch": epoch, "data": tested_on.place,
             "images": len(tested_on.data.dataset.splits["test"]),
             "own_test_split": tested_on.is_own_split, "tta": "flip" if mirrors else None,
-            "test": results,
+            "test": results, "test_details": evaluation.details,
         },
     )  # fmt: skip
     if (home := find_run_folder(file)) and tested_on.is_own_split and not mirrors:

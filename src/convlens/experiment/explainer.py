@@ -53,11 +53,14 @@ class Explainer:
         seed: seed of explanations that draw random numbers.
         outputs: ``auto``, ``logits`` or ``probabilities``; see
             ``convlens.explain.outputs.OutputReader``.
+        thresholds: ``K`` probabilities from which each class counts as predicted, if an image may
+            have several classes, whose probabilities are then independent; None if it has one.
 
     Attributes:
         network: as given.
         class_names: as given, a tuple.
         recipe: as given.
+        thresholds: as given, a tensor.
         note: how the outputs are read if they are not logits; otherwise None.
 
     Raises:
@@ -67,9 +70,11 @@ class Explainer:
     def __init__(
         self, network: nn.Module, class_names: Sequence[str], recipe: Recipe, *,
         normalise: nn.Module | None = None, seed: int = 0, outputs: str = "auto",
+        thresholds: Sequence[float] | None = None,
     ):  # fmt: skip
         self.network, self.class_names, self.recipe = network, tuple(class_names), recipe
         self.seed, self._normalise, self._outputs = seed, normalise, outputs
+        self.thresholds = None if thresholds is None else torch.tensor(thresholds)
         repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
         if repeated:
             raise UserError(
@@ -159,9 +164,21 @@ class Explainer:
     def probabilities(self, pictures: Tensor) -> Tensor:
         """Return the probabilities ``(B, K)``, on the CPU, of images ``(B, C, H, W)`` in [0, 1]."""
         with self._prepare_network(), explaining(self.network), torch.no_grad():
-            return probabilities(
-                self.network(prepare_images(self.network, pictures.contiguous()))
-            ).cpu()
+            logits = self.network(prepare_images(self.network, pictures.contiguous()))
+            return (probabilities(logits) if self.thresholds is None else logits.sigmoid()).cpu()
+
+    def list_predicted(self, probabilities: Tensor) -> list[int]:
+        """Return the predicted classes of an image, the most probable first.
+
+        If an image may have several: those from their threshold on, which may be none.
+
+        Args:
+            probabilities: ``(K,)``.
+        """
+        if self.thresholds is None:
+            return [int(probabilities.argmax())]
+        order = probabilities.argsort(descending=True, stable=True).tolist()
+        return [k for k in order if probabilities[k] >= self.thresholds[k]]
 
     def explain(
         self, picture: ImageLike, *, target: str | None = None,
@@ -172,8 +189,8 @@ class Explainer:
 
         Args:
             picture: see ``read``.
-            target: the class to explain: its name, None for the most probable one, or ``top3`` (or
-                any number) for that many of the most probable.
+            target: the class to explain: its name, None for the predicted one (or all of
+                them), or ``top3`` (or any number) for that many of the most probable.
             only: some of ``grad_cam, occlusion, superpixels, activations, filters``, or any
                 attribution method of Captum (``integrated_gradients``), as a list or text with
                 commas; None for ``convlens.experiment.methods.DEFAULT``.
@@ -199,7 +216,14 @@ class Explainer:
         if name is None:
             name = Path(source).stem if source else "picture"
         explanation = Explanation(
-            name, source, image, photograph, self.class_names, probabilities, tuple(targets)
+            name,
+            source,
+            image,
+            photograph,
+            self.class_names,
+            probabilities,
+            tuple(targets),
+            predicted=tuple(self.list_predicted(probabilities)),
         )
         if self.note:
             explanation.notes.append(self.note)
@@ -269,7 +293,7 @@ class Explainer:
 
     def _choose_targets(self, target: str | None, probabilities: Tensor) -> list[int]:
         if target is None:
-            return probabilities.topk(1).indices.tolist()
+            return self.list_predicted(probabilities) or [int(probabilities.argmax())]
         if (number := find_name(target, self.class_names)) is not None:
             return [number]
         count = target.removeprefix("top")

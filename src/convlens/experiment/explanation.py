@@ -34,6 +34,8 @@ class Explanation:
         class_names: ``K`` names.
         probabilities: ``(K,)`` in [0, 1].
         targets: the ``T`` explained classes.
+        predicted: the predicted classes, the most probable first; if an image may have several,
+            those from their threshold on.
         grad_cam: by layer, ``(T, h, w)``, at least 0, on the scale of logits.
         maps: by method (``occlusion``, ``superpixels`` or a method of Captum), ``(T, H, W)`` or a
             layer's ``(T, h, w)``, signed.
@@ -51,6 +53,7 @@ class Explanation:
     class_names: tuple[str, ...]
     probabilities: Tensor
     targets: tuple[int, ...]
+    predicted: tuple[int, ...]
     grad_cam: dict[str, Tensor] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
     map_layers: dict[str, str] = field(default_factory=dict)
@@ -83,7 +86,7 @@ class Explanation:
             layers: maps of the target; the last one is drawn large.
         """
         target, (*others, last) = self.targets[number], layers
-        role: Role = "predicted" if self._rank(target) == 1 else "target"
+        role: Role = "predicted" if target in self.predicted else "target"
         return ClassMap(
             last.map, self.class_names[target], role, float(self.probabilities[target]),
             last.scale, last.layer, tuple(others),
@@ -113,11 +116,7 @@ class Explanation:
         """Return why a target is explained, see ``Maps``; several are the most probable ones."""
         if len(self.targets) > 1:
             return format_rank(number + 1) if number else "predicted"
-        return "predicted" if self._rank(self.targets[0]) == 1 else "target"
-
-    def _rank(self, target: int) -> int:
-        """Return 1 for the predicted class, 2 for the next most probable one, and so on."""
-        return 1 + int((self.probabilities > self.probabilities[target]).sum())
+        return "predicted" if self.targets[0] in self.predicted else "target"
 
     def save(self, folder: str | os.PathLike) -> list[Path]:
         """Write every panel as ``<tag>.jpg`` in ``folder``, and return the files."""

@@ -31,6 +31,7 @@ def build_module(
         optimizer=config.optimizer,
         scheduler=config.scheduler,
         seed=config.seed,
+        metrics=config.metrics or (),
         pretrained=pretrained,
     )
     module.save_hyperparameters({"config": dump_config(config), "class_names": module.class_names})

@@ -57,7 +57,11 @@ def load(
     network = module.model.eval().to(device)
     with convert_build_errors(str(checkpoint)):
         recipe = make_recipe(module.data_config)
-    return Explainer(network, module.class_names, recipe, seed=module.seed, outputs="logits")
+    thresholds = None if module.thresholds is None else module.thresholds.tolist()
+    return Explainer(
+        network, module.class_names, recipe, seed=module.seed, outputs="logits",
+        thresholds=thresholds,
+    )  # fmt: skip
 
 
 def wrap(

@@ -4,6 +4,9 @@ Its columns are ``file, predicted, confidence``, a column ``probability/<class>`
 class, and a last one: ``error``, the reason why a file could not be decoded (its other cells are
 empty), or ``true``, the true class if it is known. The prefix ``probability/`` keeps a class called
 ``file`` or ``true`` apart from the other columns.
+
+If images may have several classes, ``predicted`` and ``true`` separate them by ``|`` (none is an
+empty cell), and ``confidence`` is the highest probability.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import torch
 
 from convlens.core.errors import UserError
 from convlens.core.progress import progress_bar
+from convlens.data.index.several import SEPARATOR
 from convlens.data.index.tables import format_csv_line
 from convlens.data.pixels.decode import ImageError
 from convlens.data.pixels.load import count_cores, pillow_settings
@@ -35,7 +39,7 @@ class PredictionSummary:
     """Result of ``predict_files``.
 
     Attributes:
-        counts: number of images by predicted class.
+        counts: number of images by predicted class; an image with several counts for each.
         refused: one line for each file that could not be decoded.
         seconds: total time.
     """
@@ -85,11 +89,15 @@ def predict_files(
                 summary.refused.append(str(result))
                 yield str(file), None, result.reason
             else:
-                summary.counts[explainer.class_names[int(result.argmax())]] += 1
+                predicted = explainer.list_predicted(torch.from_numpy(result))
+                for number in predicted:
+                    summary.counts[explainer.class_names[number]] += 1
+                if not predicted:
+                    summary.counts["none of the classes"] += 1
                 yield str(file), result, ""
 
     with progress_bar("predicting", len(files)) as work:
-        write_table(table, explainer.class_names, rows())
+        write_table(table, explainer.class_names, rows(), thresholds=explainer.thresholds)
     summary.seconds = time.perf_counter() - began
     return summary
 
@@ -121,7 +129,7 @@ def _predict_each(
 
 def write_table(
     file: Path, class_names: Sequence[str], rows: Iterable[tuple[str, np.ndarray | None, str]],
-    *, last: str = "error",
+    *, last: str = "error", thresholds: torch.Tensor | None = None,
 ) -> None:  # fmt: skip
     """Write ``predictions.csv`` completely, or leave the rows so far in ``predictions.csv.part``.
 
@@ -130,6 +138,8 @@ def write_table(
         class_names: K names.
         rows: (file, probabilities ``(K,)`` or None, content of the last column).
         last: name of the last column: ``error``, or ``true`` if the classes are known.
+        thresholds: (K,), the probability from which each class counts as predicted, if images may
+            have several; None if each has one.
     """
     part = file.with_name(f"{file.name}.part")
     # surrogateescape: file names need not be UTF-8, and must be written back unchanged
@@ -141,6 +151,10 @@ def write_table(
             if probabilities is not None:
                 best = int(probabilities.argmax())
                 values = [f"{each:.6g}" for each in probabilities.tolist()]
-                cells = [class_names[best], values[best], *values]
+                predicted = class_names[best]
+                if thresholds is not None:
+                    above = np.flatnonzero(probabilities >= thresholds.numpy())
+                    predicted = SEPARATOR.join(class_names[number] for number in above)
+                cells = [predicted, values[best], *values]
             out.write(format_csv_line([name, *cells, note]))
     os.replace(part, file)

@@ -150,7 +150,8 @@ def _keep_probes(probes: Probes, class_names: Sequence[str], home: Path) -> None
         (home / f"{name}.png").write_bytes(encode_png(to_uint8(probes.images[number])))
         (home / f"{name}.jpg").write_bytes(encode_jpeg(photograph.picture))
         frame = ",".join(f"{edge:.6g}" for edge in photograph.frame)
-        class_name = class_names[label] if label >= 0 else ""
+        # of several classes none is the one: the name lists them
+        class_name = class_names[label] if label >= 0 and probes.present is None else ""
         cells = [name, " ".join(class_name.split()), frame, photograph.seen]
         lines.append("\t".join([*cells, " ".join(source.splitlines())]))
     text = "\n".join(lines) + "\n"  # file names may not be UTF-8

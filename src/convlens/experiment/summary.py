@@ -12,6 +12,7 @@ import pytorch_lightning as L
 
 from convlens.callbacks import Alarms, EpochLog, EventLogger, Ledger
 from convlens.callbacks.logging.writing import find_trackers
+from convlens.callbacks.predictions import PredictionBook
 from convlens.config.schema import AlarmsConfig
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
@@ -22,7 +23,9 @@ from convlens.pages.report import report
 from convlens.rundir import log as logs
 from convlens.rundir.read import Row, find_best_row, select_stage
 from convlens.rundir.write import write_summary
+from convlens.training import ClassifierModule
 from convlens.training.alarms import check_against_untrained, check_overfitting
+from convlens.training.details import Details, describe_answers, describe_several
 from convlens.training.kernels import describe_kernels
 
 log = logging.getLogger("convlens")
@@ -38,7 +41,27 @@ def select_best_row(history: list[Row]) -> Row:
     return find_best_row(history) or (history[1:] or history)[0]
 
 
-def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger, test: Row) -> dict:
+def describe_test(book: PredictionBook, module: ClassifierModule) -> Details:
+    """Return the details of the test, from its predictions; empty in all processes but the first.
+
+    Args:
+        book: has collected the test with all probabilities.
+        module: the tested module.
+    """
+    predictions = book.latest.get("test")
+    if predictions is None or predictions.probabilities is None or not is_first_process():
+        return {}
+    shares, names = predictions.probabilities, module.class_names
+    with progress_bar("computing confidence intervals"):
+        if predictions.present is None or module.thresholds is None:
+            return describe_answers(shares, predictions.labels, names)
+        thresholds = module.thresholds.cpu().numpy()
+        return describe_several(shares, predictions.present, thresholds, names)
+
+
+def summarise(
+    run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger, test: Row, details: Details
+) -> dict:
     """Return the summary of a run that has been trained and tested.
 
     Args:
@@ -47,6 +70,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         epoch_log: the history, and the number of training images processed.
         ledger: how much time the explanations took.
         test: the results ``test/…`` of the best epoch.
+        details: the details of the test.
     """
     config, history = run.config, epoch_log.history
     best, last = select_best_row(history), history[-1]
@@ -63,6 +87,7 @@ def summarise(run: Run, trainer: L.Trainer, epoch_log: EpochLog, ledger: Ledger,
         "val": select_stage(best, "val"),
         "val_last": select_stage(last, "val"),
         "test": select_stage(test, "test"),
+        "test_details": details,
         "images_per_second": epoch_log.pictures_seen / max(training, 1e-9),
         "seconds": seconds_by_name(),
         **_looking(ledger),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convlens.callbacks import Looks
+from convlens.callbacks.predictions import TestRecord
 from convlens.config.schema import Config
 from convlens.core.progress import progress_bar
 from convlens.core.stopwatch import count_seconds, with_stopwatch
@@ -17,7 +18,7 @@ from convlens.experiment.compilation import check_graphs, settle_compile
 from convlens.experiment.devices import settle_precision
 from convlens.experiment.prepare import decode, open_log, prepare, run_folder
 from convlens.experiment.resume import check_processes, check_resumed
-from convlens.experiment.summary import finish, select_best_row, summarise
+from convlens.experiment.summary import describe_test, finish, select_best_row, summarise
 from convlens.experiment.trackers import check_trackers, following
 from convlens.experiment.trainer import build_trainer, find_start, fit, handle_endings, run_test
 from convlens.training.batches import check_batches
@@ -66,9 +67,13 @@ def train(config: Config, *, resume: Path | None = None) -> tuple[Path, dict]:
             run.phases.tested_epoch = int(clock) if best else trainer.current_epoch
             looks = Looks.of(trainer)
             looks.tested = run.phases.tested_epoch
+            record = TestRecord(several=run.module.multi_label)
+            trainer.callbacks.append(record)
             with handle_endings(trainer, home), count_seconds("test"):
                 results = run_test(trainer, run, best)
             if dry:
                 return home, {}
             epoch_log.log_test(trainer, results, clock)
-            return home, finish(home, summarise(run, trainer, epoch_log, looks.ledger, results))
+            details = describe_test(record.book, run.module)
+            summary = summarise(run, trainer, epoch_log, looks.ledger, results, details)
+            return home, finish(home, summary)

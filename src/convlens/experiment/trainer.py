@@ -81,7 +81,7 @@ def build_trainer(
         devices, precision, line = adapt_devices(devices, precision)
         if line:
             log.warning(line)
-    ledger, answers = build_ledger(config), PredictionBook()
+    ledger, answers = build_ledger(config), PredictionBook(several=run.module.multi_label)
     epoch_log = EpochLog(home / "metrics.csv", ledger)
     looks = Looks(run.explanations, ledger=ledger, predictions=answers, epoch_log=epoch_log)
     interruption = Interruption(home / "checkpoints" / STOPPED)

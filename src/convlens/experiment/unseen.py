@@ -15,7 +15,7 @@ from convlens.config.schema import Config
 from convlens.core.errors import UserError, nearest
 from convlens.data.datamodule import PictureData
 from convlens.data.index.names import normalise_name
-from convlens.data.pixels.dataset import Dataset
+from convlens.data.pixels.dataset import Dataset, Images
 from convlens.data.pixels.decode import make_recipe
 from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.pool import Pool
@@ -221,7 +221,25 @@ def _relabel(dataset: Dataset, images: Pool, rows: np.ndarray, names: list[str])
     numbers = np.array([known.get(normalise_name(name), -1) for name in images.class_names])
     test = dataset.splits["test"]
     test = replace(test, labels=numbers[test.labels])
+    if test.present is not None:
+        test = _relabel_several(test, numbers, len(names))
     return replace(dataset, splits={"test": test}, class_names=tuple(names))
+
+
+def _relabel_several(test: Images, numbers: np.ndarray, classes: int) -> Images:
+    """Return images of several classes with the columns of other class numbers.
+
+    Args:
+        test: the images.
+        numbers: by class of the images, the new number; -1 if there is none.
+        classes: the new number of classes.
+    """
+    present = np.zeros((len(test), classes), bool)
+    present[:, numbers[numbers >= 0]] = test.present[:, numbers >= 0]
+    objects = test.objects
+    if objects is not None:
+        objects = np.append(0, numbers + 1).astype(np.uint8)[objects]
+    return replace(test, present=present, objects=objects)
 
 
 def _describe_class_mismatch(names: Sequence[str], data_names: Sequence[str]) -> str:

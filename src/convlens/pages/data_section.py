@@ -31,7 +31,7 @@ def describe_data(run: StoredRun) -> dict[str, Any] | None:
     return {
         **facts,
         "rows": rows,
-        "totals": {split: sum(each) for split, each in splits.items()},
+        "totals": facts.get("totals") or {split: sum(each) for split, each in splits.items()},
         "folded": len(rows) > MANY,
         "most": {"count": most, "name": facts["classes"][train.index(most)]},
         "least": {"count": least, "name": facts["classes"][train.index(least)]},

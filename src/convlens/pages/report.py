@@ -25,7 +25,8 @@ Chart = Callable[..., Markup]  # ``line_chart`` with the run's marks and epochs
 FILE = "report.html"
 LIMIT = 3_000_000  # bytes: can be mailed, and opens at once on a phone
 OF_MAPS = 2 / 3  # share of the room for data that maps and photographs may take
-MANY = 20  # with more classes, the table of F1 scores is folded
+HEADLINE = ("loss", "accuracy", "balanced_accuracy")  # columns of the table of results
+MANY = 20  # with more classes, the tables of classes are folded
 LINES = 12  # most lines in a chart of scores; if there are more, it shows the highest ones
 
 # section of the page -> prefixes of its pictures' tags
@@ -118,8 +119,10 @@ def _render_page(run: StoredRun, viewer: Viewer | None, selection: Selection, li
     marks = {f"phase {p.number}": p.start for p in phases if 0 < p.start < run.last_epoch}
     chart = partial(line_chart, best=best, phases=marks, span=(0, run.last_epoch))
     results = _list_results(run, best)
+    details = summary.get("test_details", {})
     keys = dict.fromkeys(chain(*results.values()))
     classes = [key for key in keys if key.startswith("f1/")]
+    more = [key for key in keys if key not in HEADLINE and "/" not in key]
     by_class = {name: row for name, row in results.items() if not row.keys().isdisjoint(classes)}
     return render(
         "report.html",
@@ -143,8 +146,11 @@ def _render_page(run: StoredRun, viewer: Viewer | None, selection: Selection, li
         config_text=(run.home / "config.yaml").read_text(encoding="utf-8"),
         results=results,
         by_class=by_class,
+        more=more,
         classes=classes,
-        many=len(classes) > MANY,
+        many=max(len(classes), len(details.get("classes", ()))) > MANY,
+        details=details,
+        details_columns=_list_columns(details),
         scores=_draw_scores(run, chart),
         measured_once=_list_scores_measured_once(run),
         data=describe_data(run),
@@ -164,11 +170,14 @@ def _scalars(run: StoredRun, stage: str) -> dict[str, dict[int, float]]:
 
 
 def _draw_curves(run: StoredRun, chart: Chart) -> list[Markup]:
-    """Return the charts of loss, accuracy and learning rates."""
+    """Return the charts of loss, accuracy, other metrics and learning rates."""
     charts = []
     for name in ("loss", "accuracy"):
         parts = {"training": f"train/{name}", "validation": f"val/{name}"}
         charts.append(chart(name, {part: run.curve(tag) for part, tag in parts.items()}))
+    for name, points in _scalars(run, "val").items():
+        if name not in HEADLINE and "/" not in name:  # what `metrics` names
+            charts.append(chart(name.replace("_", " "), {"validation": points}))
     rates = _scalars(run, "lr")
     # a linear axis cannot show rates that differ by powers of ten
     highest = [top for points in rates.values() if (top := max(points.values())) > 0]
@@ -223,6 +232,12 @@ def _list_results(run: StoredRun, best: int | None) -> dict[str, dict[str, float
         row = f"test of {checkpoint}, epoch {evaluation['epoch']} (make eval)"
         rows[row] = evaluation["test"]
     return {name: values for name, values in rows.items() if values}
+
+
+def _list_columns(details: Mapping) -> list[str]:
+    """Return the columns of the table of classes, in the order in which the details have them."""
+    rows = details.get("classes", {}).values()
+    return list(dict.fromkeys(chain.from_iterable(rows)))
 
 
 def _draw_cost(summary: Mapping) -> Markup:

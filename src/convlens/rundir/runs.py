@@ -23,7 +23,10 @@ TEXTS = {
     "experiment": lambda run: str(run.config.experiment),
     "state": lambda run: run.state,
 }
-_HIGHER = re.compile(r"(^|/)(accuracy|balanced_accuracy|f1)(/|$)|^images_per_second$")
+_HIGHER = re.compile(
+    r"(^|/)(accuracy|balanced_accuracy|(macro_)?f1|auroc|average_precision|cohen_kappa|mean_ap|ap"
+    r"|top\d+_accuracy)(/|$)|^images_per_second$"
+)
 _LOWER = re.compile(r"(^|/)loss$|^seconds(/|$)|^(alarms|failures)$")
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from convlens.explain.grad_cam import probabilities
+from convlens.training.named_metrics import build_metrics
 from convlens.training.objective import predict_classes
 
 LISTED = 100  # largest number of classes that get a scalar each
@@ -50,10 +54,10 @@ class Accuracy(Metric):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, answers: Tensor, labels: Tensor) -> None:
-        """Add predicted and true classes, both int64 (B,)."""
+        """Add predicted and true classes, both int64 (B,); or decisions, both bool (B, K)."""
         correct = (answers == labels).sum()
         self.tp.add_(correct)
-        self.fn.add_(len(labels) - correct)
+        self.fn.add_(labels.numel() - correct)
 
     def compute(self) -> Tensor:
         """Return the fraction, in [0, 1]; 0 without images."""
@@ -132,9 +136,16 @@ class EpochMetrics(nn.Module):
         class_names: K names, used in the names of the F1 scores.
         detailed: whether to keep the per-class numbers.
         soft: whether labels may be soft; then the accuracy is ``SoftAccuracy``.
+        named: further metrics, see ``convlens.training.named_metrics``.
+
+    Raises:
+        UserError: a named metric does not exist, or is not a single number.
     """
 
-    def __init__(self, class_names: list[str], *, detailed: bool, soft: bool = False):
+    def __init__(
+        self, class_names: list[str], *, detailed: bool, soft: bool = False,
+        named: Sequence[str] = (),
+    ):  # fmt: skip
         super().__init__()
         classes = len(class_names)
         self.class_names = class_names
@@ -142,6 +153,7 @@ class EpochMetrics(nn.Module):
         self.details = nn.ModuleDict()
         if detailed:
             self.details["classes"] = ClassCounts(classes)
+        self.named = nn.ModuleDict(build_metrics(named, classes))
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add one batch: its mean loss, logits (B, K or 1), labels (B,) or shares (B, K)."""
@@ -150,9 +162,13 @@ class EpochMetrics(nn.Module):
         self.accuracy.update(answers, labels)
         for metric in self.details.values():
             metric.update(answers, labels)
+        if self.named:
+            shares = probabilities(logits.detach().float())
+            for metric in self.named.values():
+                metric.update(shares, labels)
 
     def compute(self) -> dict[str, float]:
-        """Return ``loss`` (nats), ``accuracy`` and the other scores, all in [0, 1], then reset."""
+        """Return ``loss`` (nats), ``accuracy`` and the other scores, then reset."""
         values = {"loss": float(self.loss.compute()), "accuracy": float(self.accuracy.compute())}
         if self.details:
             balanced, scores = self.details["classes"].compute()
@@ -162,6 +178,7 @@ class EpochMetrics(nn.Module):
             else:
                 named = zip(self.class_names, scores.tolist(), strict=True)
                 values |= {f"f1/{name}": score for name, score in named}
-        for metric in (self.loss, self.accuracy, *self.details.values()):
+        values |= {name: float(metric.compute()) for name, metric in self.named.items()}
+        for metric in (self.loss, self.accuracy, *self.details.values(), *self.named.values()):
             metric.reset()
         return values

@@ -26,6 +26,7 @@ from convlens.training.averaging import KEY, WeightAverage, choose_rule
 from convlens.training.compiling import compile_in_place
 from convlens.training.finetune.schedule import Phase, build_schedule
 from convlens.training.metrics import EpochMetrics
+from convlens.training.multi_label import MultiLabelMetrics
 from convlens.training.objective import (
     Objective,
     average_predictions,
@@ -34,6 +35,8 @@ from convlens.training.objective import (
 )
 from convlens.training.optimizers import build_optimizer
 from convlens.training.randomness import seed_batch, seed_weights
+
+Metrics = EpochMetrics | MultiLabelMetrics
 
 
 class ClassifierModule(L.LightningModule):
@@ -48,6 +51,7 @@ class ClassifierModule(L.LightningModule):
         optimizer: the config group.
         scheduler: the config group.
         seed: seed of the initial weights and of every batch.
+        metrics: further metrics of validation and test, see ``convlens.training.named_metrics``.
         pretrained: False keeps random weights, for a network that is loaded from a checkpoint.
 
     Attributes:
@@ -60,13 +64,17 @@ class ClassifierModule(L.LightningModule):
         averaging: how the weights are averaged; None if they are not.
         average: the average of the weights; None before training.
         mirrors_tests: whether tests average the predictions of an image and its mirror image.
+        multi_label: whether images may have several classes; labels are then bool (B, K).
+        thresholds: (K,), the probability from which each class counts as predicted; None unless
+            ``multi_label``. Each validation chooses them anew, and checkpoints keep them.
     """
 
     def __init__(
         self, class_names: Sequence[str], *, data: DataConfig, model: ModelConfig,
         training: TrainingConfig, finetune: FinetuneConfig,
         optimizer: OptimizerConfig | OwnOptimizerConfig,
-        scheduler: SchedulerConfig | OwnSchedulerConfig, seed: int, pretrained: bool = True,
+        scheduler: SchedulerConfig | OwnSchedulerConfig, seed: int, metrics: Sequence[str] = (),
+        pretrained: bool = True,
     ):  # fmt: skip
         super().__init__()
         self.class_names = list(class_names)
@@ -86,9 +94,13 @@ class ClassifierModule(L.LightningModule):
             training.loss, training.label_smoothing, training.class_weights,
             training.focal_gamma or 0.0,
         )  # fmt: skip
-        self.train_metrics = EpochMetrics(self.class_names, detailed=False, soft=data.augment.mixes)
-        self.val_metrics = EpochMetrics(self.class_names, detailed=True)
-        self.test_metrics = EpochMetrics(self.class_names, detailed=True)
+        self.multi_label = training.loss == "multi_label"
+        # after every validation: the probability from which a class counts as predicted
+        thresholds = torch.full((len(class_names),), 0.5) if self.multi_label else None
+        self.register_buffer("thresholds", thresholds)
+        self.metric_names = tuple(metrics)
+        self.train_metrics = self._build_metrics(detailed=False, soft=data.augment.mixes)
+        self.val_metrics, self.test_metrics = (self._build_metrics() for _ in range(2))
         self.results: dict[str, float] = {}
         self.record: dict[int, dict[str, float]] = {}
         self.schedule = build_schedule(
@@ -103,6 +115,12 @@ class ClassifierModule(L.LightningModule):
         self.average: WeightAverage | None = None
         self._loaded_average: dict | None = None
         self.mirrors_tests = False
+
+    def _build_metrics(self, *, detailed: bool = True, soft: bool = False) -> Metrics:
+        named = self.metric_names if detailed else ()
+        if self.multi_label:
+            return MultiLabelMetrics(self.class_names, detailed=detailed, named=named)
+        return EpochMetrics(self.class_names, detailed=detailed, soft=soft, named=named)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "_current_fx_name":
@@ -261,22 +279,26 @@ class ClassifierModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.publish("val", self.val_metrics)
+        if self.multi_label:
+            self.thresholds.copy_(self.val_metrics.thresholds)
 
     def test_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
         return {"logits": self._evaluate(self.test_metrics, batch, mirrors=self.mirrors_tests)}
 
     def on_test_epoch_end(self) -> None:
+        if self.multi_label:
+            self.test_metrics.given = self.thresholds
         self.publish("test", self.test_metrics)
 
-    def _evaluate(self, metrics: EpochMetrics, batch: dict, *, mirrors: bool = False) -> Tensor:
+    def _evaluate(self, metrics: Metrics, batch: dict, *, mirrors: bool = False) -> Tensor:
         logits = self.compute_logits(batch)
         if mirrors:
             mirrored = self.compute_logits({**batch, "image": batch["image"].flip(-1)})
-            logits = average_predictions([logits, mirrored])
+            logits = average_predictions([logits, mirrored], several=self.multi_label)
         metrics.update(self.objective(logits, batch["label"]), logits, batch["label"])
         return logits
 
-    def publish(self, stage: str, metrics: EpochMetrics) -> None:
+    def publish(self, stage: str, metrics: Metrics) -> None:
         """Compute metrics, keep them in ``results`` and pass loss and accuracy to Lightning.
 
         Lightning's callbacks watch ``val/loss``. For ``train``, ``convlens.callbacks.EpochLog``
@@ -307,7 +329,7 @@ class ClassifierModule(L.LightningModule):
             loader: yields batches; each is moved to the module's device.
             finish: turns such a batch into images in [0, 1].
         """
-        metrics = EpochMetrics(self.class_names, detailed=True).to(self.device)
+        metrics = self._build_metrics().to(self.device)
         with evaluation_mode(self), self.trainer.precision_plugin.forward_context():
             for batch in loader:
                 self._evaluate(metrics, finish(move_data_to_device(batch, self.device)))

@@ -61,6 +61,7 @@ class Objective(torch.nn.Module):
     - ``binary``: binary cross-entropy of one logit, which is that of class 1.
     - ``focal``: cross-entropy in which each class's term is multiplied by (1 - p)^gamma, so that
       images that are predicted well hardly count (Lin et al. 2017, arXiv:1708.02002, for softmax).
+    - ``multi_label``: the mean binary cross-entropy of K logits, for images with several classes.
     - ``mse``: squared error of the probabilities, mean over the classes (Brier 1950, over K).
 
     Args:
@@ -84,12 +85,16 @@ class Objective(torch.nn.Module):
 
         Args:
             logits: (B, K) or (B, 1).
-            targets: classes (B,) int64, or shares of the classes (B, K), which sum to 1.
+            targets: classes (B,) int64, or shares of the classes (B, K), which sum to 1; for
+                ``multi_label`` bool (B, K).
 
         Returns:
             A scalar: nats, for ``mse`` in [0, 1].
         """
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        if self.loss == "multi_label":
+            smoothed = targets.to(logits.dtype) * (1 - self.label_smoothing)
+            return F.binary_cross_entropy_with_logits(logits, smoothed + self.label_smoothing / 2)
         if targets.dim() == 2 or self.loss in ("focal", "mse"):
             return self._compute_softly(logits, targets)
         labels, smoothing = targets, self.label_smoothing
@@ -157,10 +162,16 @@ def predict_classes(logits: Tensor) -> Tensor:
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
 
 
-def average_predictions(logits: list[Tensor]) -> Tensor:
-    """Return logits of the mean probabilities of several predictions, each (B, K) or (B, 1)."""
+def average_predictions(logits: list[Tensor], *, several: bool = False) -> Tensor:
+    """Return logits of the mean probabilities of several predictions.
+
+    Args:
+        logits: of each prediction, (B, K) or (B, 1).
+        several: whether the K probabilities are independent, because images may have several
+            classes.
+    """
     stacked = torch.stack(logits).float()
-    if stacked.shape[2] == 1:
+    if several or stacked.shape[2] == 1:
         yes, no = (F.logsigmoid(sign * stacked).logsumexp(dim=0) for sign in (1, -1))
         return yes - no
     return stacked.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))

@@ -136,11 +136,13 @@ class _Trial:
         self.optimizer = self.module.configure_optimizers()
 
     def noise(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return images (count, C, H, W) in [0, 1], channels last, and labels (count,)."""
+        """Return images (count, C, H, W) in [0, 1], channels last, and labels."""
         data = self.module.data_config
         shape = (count, data.channels, data.size, data.size)
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         labels = torch.arange(count) % len(self.module.class_names)
+        if self.module.multi_label:
+            labels = torch.eye(len(self.module.class_names), dtype=torch.bool)[labels]
         images = images.to(self.device, memory_format=torch.channels_last)
         return images, labels.to(self.device)
 

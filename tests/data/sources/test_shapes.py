@@ -156,3 +156,44 @@ def test_linear_model_on_pixels_stays_below_30_percent():
         weights = x.T @ np.linalg.solve(gram + strength * np.eye(6000, dtype=np.float32), targets)
         accuracies.append(((y @ weights).argmax(axis=1) == test.labels).mean())
     assert max(accuracies) < 0.30, accuracies
+
+
+def test_two_objects_have_the_classes_and_pixels_they_say():
+    pair = drawn(60, objects=2)
+    assert (pair.present.sum(axis=1) == 2).all()
+    assert pair.present[np.arange(60), pair.labels].all()
+    assert pair.objects.dtype == np.uint8
+    np.testing.assert_array_equal(pair.objects > 0, pair.masks)
+    for present, objects in zip(pair.present, pair.objects, strict=True):
+        # every object is visible, and no other class is
+        assert set(np.unique(objects)) == {0, *(1 + np.flatnonzero(present))}
+    assert pair.present.sum(axis=0).min() > 10
+
+
+def test_two_objects_do_not_touch():
+    for objects in drawn(60, objects=2).objects:
+        first, second = np.unique(objects)[1:]
+        rows, columns = np.nonzero(objects == first)
+        for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            beside = np.roll(objects, (down, right), (0, 1))
+            assert not (beside[rows, columns] == second).any()
+
+
+def test_two_objects_do_not_depend_on_count_nor_workers(monkeypatch):
+    pictures, few = drawn(120, objects=2), drawn(7, objects=2)
+    monkeypatch.setattr(shapes, "_WORTH_CHILDREN", 0)
+    monkeypatch.setattr(shapes.os, "cpu_count", lambda: 2)
+    many = drawn(120, objects=2)
+    for name in ("images", "labels", "masks", "present", "objects"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(pictures, name)[:7])
+        np.testing.assert_array_equal(getattr(many, name), getattr(pictures, name))
+
+
+def test_each_of_two_objects_stands_out():
+    pair = drawn(60, objects=2)
+    for image, objects in zip(pair.images.astype(float), pair.objects, strict=True):
+        for number in np.unique(objects)[1:]:
+            mask = objects == number
+            assert mask.mean() > 0.015
+            apart = image[mask].mean(axis=0) - image[objects == 0].mean(axis=0)
+            assert np.abs(apart).max() > 10  # of 255, in the clearest channel

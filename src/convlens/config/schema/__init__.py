@@ -19,9 +19,11 @@ from convlens.config.schema.keys import (
     Own,
     Slice,
     choose_slice,
+    each,
     get_name,
     key,
     one_of,
+    optional,
     whole,
 )
 from convlens.config.schema.loggers import (
@@ -89,6 +91,9 @@ class Config(Slice):
     )
     scores: Annotated[str, one_of("default", "all")] = key(
         "which scores of the explanations to compute; sets callbacks.scores.which"
+    )
+    metrics: Annotated[list[str] | None, NULL | each(TEXT)] = optional(
+        "further metrics of validation and test: names of torchmetrics, such as auroc, or top5"
     )
     overwrite: Annotated[bool, SWITCH] = key("replace the run that run_dir already contains")
     training: TrainingConfig = key("epochs, batches, loss and early stopping")

@@ -147,6 +147,9 @@ class DataConfig(Slice):
         "shapes: number of images, all splits together"
     )
     classes: Annotated[int | None, whole(1)] = optional("shapes: number of classes")
+    objects: Annotated[int | None, whole(1, 2)] = optional(
+        "shapes: objects in each image; 2: of different classes, so that an image has two classes"
+    )
     shortcut: Annotated[float | None, FRACTION] = optional(
         "shapes: fraction of training and validation images with a mark in their class's colour"
     )
@@ -161,6 +164,10 @@ class DataConfig(Slice):
     )
     encoding: Annotated[str | None, NULL | TEXT] = optional(
         "image folders: encoding of the CSV file, such as utf-8, utf-16 or cp1252; null: detect it"
+    )
+    multi_label: Annotated[bool | None, SWITCH] = optional(
+        "image folders: images may have several classes, from a CSV file with the column labels or "
+        "a column for each class, or as files with the same bytes in several class folders"
     )
     masks: Annotated[str | None, NULL | TEXT] = optional(
         "image folders: object masks, such as cats/1.png or Pascal VOC's cats/1.xml; null: none"
@@ -196,6 +203,11 @@ class DataConfig(Slice):
         "how JPEGs are decoded: exact (Pillow) or fast (torchcodec where it saves a quarter of the "
         "time; pixels may be one grey level off); null: exact"
     )
+
+    @property
+    def has_several_classes(self) -> bool:
+        """Whether an image may have several classes."""
+        return self.objects == 2 if self.name == "shapes" else bool(self.multi_label)
 
 
 class OwnDataConfig(DataConfig, Own):

@@ -61,9 +61,9 @@ class TrainingConfig(Slice):
     eval_batch_size: Annotated[int, whole(1)] = key(
         "validation and test images per batch, in each process"
     )
-    loss: Annotated[str, one_of("cross_entropy", "binary", "focal", "mse")] = key(
-        "loss: cross_entropy, focal or mse (one logit per class), or binary (one logit, two "
-        "classes)"
+    loss: Annotated[str, one_of("cross_entropy", "binary", "focal", "mse", "multi_label")] = key(
+        "loss: cross_entropy, focal or mse (one logit per class), binary (one logit, two classes) "
+        "or multi_label (binary cross-entropy of each class, for images with several classes)"
     )
     focal_gamma: Annotated[float | None, at_least(0)] = optional(
         "loss=focal: exponent of 1 - p; 0 is cross_entropy"

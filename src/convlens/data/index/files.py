@@ -158,6 +158,10 @@ class ListingBuilder:
         """Class names in composed spelling (``convlens.data.index.names``), sorted bytewise."""
         return tuple(sorted(self._known, key=os.fsencode))
 
+    def know(self, label: str) -> int:
+        """Return the number of a class in order of appearance; a new one is added."""
+        return self._known.setdefault(normalise_name(label), len(self._known))
+
     def add(self, split: str | None, label: str, names: Sequence[str]) -> None:
         """Add images of one class; ``split`` is None either for all images or for none."""
         if not names:
@@ -165,7 +169,7 @@ class ListingBuilder:
         encoded = list(map(os.fsencode, names))
         self._text += b"".join(encoded)
         self._lengths.extend(map(len, encoded))
-        number = self._known.setdefault(normalise_name(label), len(self._known))
+        number = self.know(label)
         place = -1 if split is None else SPLITS.index(split)
         self._labels.extend(array("i", [number]) * len(names))
         self._splits.extend(array("b", [place]) * len(names))

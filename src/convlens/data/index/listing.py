@@ -33,6 +33,7 @@ from convlens.data.index.files import Files, ListingBuilder
 from convlens.data.index.folders import NameCount, Walk
 from convlens.data.index.labels import SPLITS, Keys, read_classes
 from convlens.data.index.other_layouts import suggest_source
+from convlens.data.index.several import SEPARATOR, add_rows, mark_classes, refuse_numbers
 from convlens.data.index.tables import find_encoding, find_table, read_label_rows
 
 
@@ -44,12 +45,14 @@ class Listing:
         files: (N,) paths, below ``directory`` unless a CSV names others; sorted by split, class and
             name (bytewise), the same on every file system. Any sequence becomes ``Files``, which
             takes little memory.
-        labels: (N,) int64, indices into ``class_names``.
+        labels: (N,) int64, indices into ``class_names``. If images may have several classes,
+            the rarest one of the image.
         class_names: (K,) sorted bytewise; composed (NFC), however folders spell their accents.
         splits: (N,) str array of "train", "validation", "test"; None if the layout has no splits.
             A split that the layout lacks does not occur in it (``resolve_splits`` adds it).
         directory: the folder that split files and messages refer to.
         notes: lines to report to the user: what was left out, how a layout was interpreted.
+        present: (N, K) bool, the classes of each image; None if each image has one.
     """
 
     files: Sequence[Path]
@@ -58,6 +61,7 @@ class Listing:
     splits: np.ndarray | None
     directory: Path = Path()
     notes: tuple[str, ...] = ()
+    present: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         # the object is frozen, but nothing uses it yet
@@ -65,6 +69,18 @@ class Listing:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def find_classes(self, rows: np.ndarray) -> np.ndarray:
+        """Return the classes of some images, ascending."""
+        if self.present is None:
+            return np.unique(self.labels[rows])
+        return np.flatnonzero(self.present[rows].any(axis=0))
+
+    def describe_label(self, row: int) -> str:
+        """Return the class of an image; several classes are separated by ``|``."""
+        if self.present is None:
+            return self.class_names[self.labels[row]]
+        return SEPARATOR.join(self.class_names[k] for k in np.flatnonzero(self.present[row]))
 
     @property
     def present_splits(self) -> tuple[str, ...]:
@@ -83,6 +99,7 @@ def list_images(
     keys: Keys = Keys(),  # noqa: B008  (immutable)
     for_test: bool = False,
     companions: tuple[str, ...] = (),
+    several: bool = False,
 ) -> Listing:
     """List the images below ``directory`` in any of the four layouts of this module.
 
@@ -107,6 +124,8 @@ def list_images(
         for_test: nothing will be trained: there may be no training images, only one class, and
             classes that are not in every split.
         companions: suffixes of files that may be beside images and are used, such as masks.
+        several: images may have several classes; a CSV then has, instead of label, the column
+            labels (cat|dog) or a column of 0 and 1 for each class.
 
     Raises:
         UserError: the data is not what the user probably meant: missing or empty folders, a single
@@ -117,16 +136,21 @@ def list_images(
     if csv is not None and pattern is not None:
         raise UserError(f"both {keys.csv} and {keys.pattern} are set: set one of them for labels")
     rows, walk, notes = ListingBuilder(root), Walk(root, companions), []
+    found: list[tuple[str | None, str, str]] = []  # split, label and name of a table's images
     if csv is not None:
-        table, source = set(), find_table(root, Path(csv).expanduser())
+        source = find_table(root, Path(csv).expanduser())
         read_as = find_encoding(root, source, encoding, keys)
         notes += [read_as.note] if read_as.note else []
-        for split, label, file in read_label_rows(root, source, keys, read_as):
+        for split, label, file in read_label_rows(root, source, keys, read_as, several):
             name = str(file.relative_to(root) if file.is_relative_to(root) else file)
+            found.append((split, label, name))
+        refuse_numbers([label for _, label, _ in found], Path(csv))
+        if several:
+            add_rows(rows, found)
+        for split, label, name in () if several else found:
             rows.add(split, label, [name])
-            table.add(name)
-        notes += _describe_unlisted(root, table)
-        return build_listing(rows, notes, keys, for_test)
+        notes += _describe_unlisted(root, {name for *_, name in found})
+        return build_listing(rows, notes, keys, for_test, found if several else ())
     try:
         notes += _add_folders(rows, pattern, walk, keys, for_test)
         return build_listing(rows, notes, keys, for_test)
@@ -153,8 +177,9 @@ def _add_folders(
 
 
 def build_listing(
-    rows: ListingBuilder, notes: Sequence[str], keys: Keys, for_test: bool
-) -> Listing:
+    rows: ListingBuilder, notes: Sequence[str], keys: Keys, for_test: bool,
+    several: Sequence[tuple[str | None, str, str]] = (),
+) -> Listing:  # fmt: skip
     """Sort and check collected images.
 
     Args:
@@ -162,6 +187,7 @@ def build_listing(
         notes: lines to report to the user.
         keys: what error messages call the arguments.
         for_test: as for ``list_images``.
+        several: split, label and name of the images of a table with several classes per image.
 
     Raises:
         UserError: there is a single class, a class name is not UTF-8, or a class is missing from a
@@ -182,7 +208,8 @@ def build_listing(
                 "pages: rename it"
             )
     files, labels, splits = rows.sorted()
-    listing = Listing(files, labels, names, splits, root, tuple(notes))
+    present = mark_classes(files, names, several) if several else None
+    listing = Listing(files, labels, names, splits, root, tuple(notes), present)
     if not for_test:
         _check_classes_in_splits(listing)
     return listing
@@ -190,7 +217,7 @@ def build_listing(
 
 def _check_classes_in_splits(listing: Listing) -> None:
     present = {
-        split: {listing.class_names[k] for k in np.unique(listing.labels[listing.splits == split])}
+        split: {listing.class_names[k] for k in listing.find_classes(listing.splits == split)}
         for split in listing.present_splits
     }
     if present and "train" not in present:

@@ -28,7 +28,7 @@ def write_split(path: str | os.PathLike, listing: Listing) -> None:
     try:
         with open_atomic(path, sync=True, errors="surrogateescape", newline="") as file:
             file.write(format_csv_line(CSV_COLUMNS))
-            classes = map(listing.class_names.__getitem__, listing.labels)
+            classes = map(listing.describe_label, range(len(listing)))
             for row in zip(listing.files.names(), classes, listing.splits, strict=True):
                 file.write(format_csv_line(row))
     except OSError as error:
@@ -57,11 +57,13 @@ def _match_in_order(rows: Iterable[dict[str, str]], listing: Listing) -> np.ndar
     If anything is not as expected, return None; ``_match_by_name`` then reports it.
     """
     assigned = np.empty(len(listing), dtype=f"<U{max(map(len, SPLITS))}")
-    images = zip(listing.files.names(), listing.labels.tolist(), strict=True)
+    images = zip(
+        listing.files.names(), map(listing.describe_label, range(len(listing))), strict=True
+    )
     for place, (row, image) in enumerate(zip_longest(rows, images)):
         if row is None or image is None or row["split"] not in SPLITS:
             return None
-        file, label = image[0], listing.class_names[image[1]]
+        file, label = image
         if not (is_same_name(row["file"], file) and is_same_name(row["label"], label)):
             return None
         assigned[place] = row["split"]
@@ -84,10 +86,10 @@ def _match_by_name(path: Path, listing: Listing) -> np.ndarray:
                 f"the images in {listing.directory} changed: {missing[0]} {what} the split file "
                 f"{path} ({len(missing)} such files); restore the images, or start a new run"
             )
-    for name, label in zip(names, listing.labels, strict=True):
-        if saved[name][0] != listing.class_names[label]:
+    for name, label in zip(names, map(listing.describe_label, range(len(names))), strict=True):
+        if saved[name][0] != label:
             raise UserError(
-                f"{name} is {listing.class_names[label]!r} in {listing.directory} but "
+                f"{name} is {label!r} in {listing.directory} but "
                 f"{saved[name][0]!r} in {path}: restore the labels, or start a new run"
             )
         if saved[name][1] not in SPLITS:

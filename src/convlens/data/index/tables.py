@@ -11,6 +11,7 @@ from convlens.core.errors import UserError, nearest
 from convlens.data.index.encodings import UTF8, Encoding, detect_encoding
 from convlens.data.index.labels import SPLITS, Keys, parse_split
 from convlens.data.index.names import find_on_disk
+from convlens.data.index.several import join_labels
 
 CSV_COLUMNS = ("file", "label", "split")
 _SPECIAL = re.compile(r'[,"\r\n]')
@@ -48,7 +49,7 @@ def _is_not_utf8(name: str) -> bool:
 
 
 def read_label_rows(
-    root: Path, path: Path, keys: Keys, encoding: Encoding
+    root: Path, path: Path, keys: Keys, encoding: Encoding, several: bool = False
 ) -> Iterator[tuple[str | None, str, Path]]:
     """Yield (split or None, label, file below ``root``) for each row of a CSV (``list_images``).
 
@@ -57,6 +58,8 @@ def read_label_rows(
         path: the table.
         keys: what errors call the arguments.
         encoding: of the table.
+        several: whether images may have several classes; labels are then as ``several.join_labels``
+            returns them.
 
     Raises:
         UserError: the table is incomplete, or names a file twice or one that does not exist.
@@ -64,8 +67,9 @@ def read_label_rows(
     spellings: dict[Path, dict[str, list[str]]] = {}
     lines: dict[Path, int] = {}
     missing: list[str] = []
-    for line, row in read_table(path, CSV_COLUMNS[:2], keys.csv, encoding=encoding):
-        name, label = row["file"], row["label"]
+    for line, row in read_table(path, CSV_COLUMNS[: 1 if several else 2], keys.csv, encoding=encoding):
+        name = row["file"]
+        label = join_labels(row, path, line) if several else row["label"]
         if not name or not label:
             empty = "label" if name else "file"
             raise UserError(f"{path} line {line}: column {empty!r} is empty; every row needs both")

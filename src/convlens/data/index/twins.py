@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from convlens.data.index.files import read_size_and_time
 from convlens.data.index.folders import count_noun
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
+from convlens.data.index.several import pick_rarest
 
 _END = 4096  # bytes at a file's end that distinguish most files of equal size
 _NAMED = 4  # pairs of classes that a line names
@@ -42,6 +44,38 @@ def find_twins(listing: Listing) -> list[list[int]]:
     for row in rows.tolist():
         by_content[_hash_content(listing.files[row])].append(row)
     return [group for group in by_content.values() if len(set(part[group].tolist())) > 1]
+
+
+def merge_twins(listing: Listing) -> Listing:
+    """Return the listing with one image for files of a split with the same bytes, in all classes.
+
+    The image keeps the first of its files. It is how class folders say that an image has several
+    classes: a copy of the file, or a link to it, is in each of them.
+
+    Args:
+        listing: one label per file.
+    """
+    present = listing.labels[:, None] == np.arange(len(listing.class_names))
+    ranks, dropped = _rank_splits(listing), []
+    for rows in find_twins(listing):
+        by_split = defaultdict(list)
+        for row in rows:
+            by_split[ranks[row]].append(row)
+        for first, *others in by_split.values():
+            present[first] |= present[others].any(axis=0)
+            dropped += others
+    keep = np.delete(np.arange(len(listing)), dropped)
+    splits = None if listing.splits is None else listing.splits[keep]
+    present = present[keep]
+    count = int((present.sum(axis=1) > 1).sum())
+    line = (
+        f"{count} of {len(keep)} images have several classes: files with the same bytes are in "
+        f"several class folders"
+    )
+    return replace(
+        listing, files=listing.files[keep], labels=pick_rarest(present), splits=splits,
+        notes=(*listing.notes, line), present=present,
+    )  # fmt: skip
 
 
 def find_duplicates(listing: Listing, groups: Sequence[Sequence[int]]) -> list[tuple[int, int]]:

@@ -29,7 +29,8 @@ class Images:
 
     Attributes:
         images: (N, H, W, C) uint8, in memory or memory-mapped; read it with ``pixels``.
-        labels: (N,) int64, indices into the class names.
+        labels: (N,) int64, indices into the class names. If images may have several
+            classes, one of those of the image, by which images are divided and sampled.
         names: N names by which a user finds the image: a path, or ``shapes/test/17``.
         masks: (N, H, W) bool, True on the object; None if the source has no masks.
         places: (N,) position of each image in ``images``, if that also has rows for files
@@ -42,6 +43,9 @@ class Images:
             bytes, or of the pixels if there is no file. None if they were not requested.
         sizes: (N, 2) uint16, width and height of each upright original in pixels; None without
             files.
+        present: (N, K) bool, the classes of each image; None if each image has one class.
+        objects: (N, H, W) uint8, 1 + the class of the object at each pixel, 0 where there is none;
+            None if it is not known which object is of which class.
     """
 
     images: np.ndarray
@@ -53,6 +57,8 @@ class Images:
     masked: np.ndarray | None = None
     digests: np.ndarray | None = None
     sizes: np.ndarray | None = None
+    present: np.ndarray | None = None
+    objects: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.masked is None:
@@ -61,6 +67,11 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What is to be predicted: ``labels``, or ``present`` if there are several classes."""
+        return self.labels if self.present is None else self.present
 
     @property
     def files(self) -> Files | None:

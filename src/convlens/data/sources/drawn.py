@@ -39,6 +39,11 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
         )
     if not low <= spec.size <= high:
         raise UserError(f"data.size={spec.size}: shapes are drawn with {low} to {high} pixels")
+    objects = spec.objects or 1  # earlier runs lack this key
+    if objects > 1 and classes < 3:
+        raise UserError(f"data.classes={classes}: two objects need 3 classes or more")
+    if objects > 1 and spec.shortcut:
+        raise UserError("data.shortcut marks the class of one object: set data.objects=1")
     names = shapes.CLASS_NAMES[:classes]
     assigned = assign_splits(np.arange(total) % classes, seed=seed, **read_split_fractions(spec))
     sizes = {split: int((assigned == split).sum()) for split in SPLITS}
@@ -48,7 +53,9 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
         count = sizes[split]
         # an image's identity does not depend on how many are drawn, nor on a mark
         drawing = {"drawing": shapes.VERSION, "split": split, **settings}
-        make = partial(shapes.draw_shapes, count, stream=stream, **settings)
+        if objects > 1:
+            drawing["objects"] = objects
+        make = partial(shapes.draw_shapes, count, stream=stream, objects=objects, **settings)
         arrays = cache_arrays({**drawing, "count": count}, make, resolve_cache(spec))
         images, labels = arrays["images"], np.asarray(arrays["labels"])
         if spec.shortcut and split != "test":
@@ -56,10 +63,19 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
             shapes.paint_shortcut(images, labels, spec.shortcut, classes, seed, stream)
         titles = [f"shapes/{split}/{number}" for number in range(count)]
         digests = make_numbered_digests(count, drawing)
-        return Images(images, labels, titles, arrays["masks"], digests=digests)
+        several = {key: arrays[key] for key in ("present", "objects") if key in arrays}
+        if "present" in several:
+            several["present"] = np.asarray(several["present"])
+        return Images(images, labels, titles, arrays["masks"], digests=digests, **several)
 
     def load() -> Dataset:
         return Dataset({split: draw(i, split) for i, split in enumerate(SPLITS)}, names)
 
     counts = {s: np.bincount(np.arange(n) % classes, minlength=classes) for s, n in sizes.items()}
-    return Index(names, counts, load, masked=sizes)
+    if objects == 1:
+        return Index(names, counts, load, masked=sizes)
+    with_class = {
+        split: shapes.list_classes(count, classes, seed, stream).sum(axis=0)
+        for stream, (split, count) in enumerate(sizes.items())
+    }
+    return Index(names, counts, load, masked=sizes, with_class=with_class)

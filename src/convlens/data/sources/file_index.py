@@ -72,7 +72,10 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
             raise UserError(f"no mask in {where} can be used: {lines[0]}")
         skipped = [(str(file), reason) for file, reason in image_files.skipped]
         signatures = np.concatenate([part.signatures for part in parts.values()])
-        lines += lookalikes.describe_lookalikes(signatures, images, files.class_names)
+        compared = images
+        if files.present is not None:  # images that look the same may well differ in classes
+            compared = {s: replace(p, labels=np.zeros_like(p.labels)) for s, p in images.items()}
+        lines += lookalikes.describe_lookalikes(signatures, compared, files.class_names)
         return Dataset(images, files.class_names, notes + lines, skipped)
 
     counts = {
@@ -82,7 +85,10 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
     masked = {}
     if image_files.kind:
         masked = {split: int(image_files.masked[files.splits == split].sum()) for split in SPLITS}
-    index = Index(files.class_names, counts, load, files, notes, masked)
+    with_class = {}
+    if files.present is not None:
+        with_class = {s: files.present[files.splits == s].sum(axis=0) for s in SPLITS}
+    index = Index(files.class_names, counts, load, files, notes, masked, with_class)
     if image_files.decoded is None:
         return index
     dataset = load()  # everything is decoded already; loading also shows which masks are left out
@@ -138,7 +144,8 @@ def _exclude_leaks(image_files: ImageFiles) -> tuple[ImageFiles, list[str]]:
     duplicates = twins.find_duplicates(files, groups)
     leaks = [pair for pair in duplicates if files.splits[pair[0]] == "test"]
     shared = [pair for pair in duplicates if files.splits[pair[0]] != "test"]
-    lines = [twins.describe_conflicts(files, groups), twins.describe_leaks(files, shared)]
+    conflicts = "" if files.present is not None else twins.describe_conflicts(files, groups)
+    lines = [conflicts, twins.describe_leaks(files, shared)]
     lines = [line for line in lines if line]
     if not leaks:
         return image_files, lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from convlens.config.schema import DataConfig
 from convlens.data.index.listing import list_images
+from convlens.data.index.twins import merge_twins
 from convlens.data.masks.files import USER_MASKS
 from convlens.data.masks.folder import SUFFIXES, MaskFolder, match_masks
 from convlens.data.sources.image_files import ImageFiles
@@ -20,8 +21,10 @@ def find_image_folder(spec: DataConfig, for_test: bool = False) -> ImageFiles:
     directory, companions = find_data_dir(spec), SUFFIXES if spec.masks else ()
     listing = list_images(
         directory, pattern=spec.pattern, csv=spec.csv, encoding=spec.encoding, for_test=for_test,
-        companions=companions,
+        companions=companions, several=bool(spec.multi_label),  # earlier runs lack this key
     )  # fmt: skip
+    if spec.multi_label and spec.csv is None:
+        listing = merge_twins(listing)
     if not spec.masks:  # earlier runs lack this key
         return ImageFiles(listing, notes=listing.notes)
     labels = [listing.class_names[label] for label in listing.labels]

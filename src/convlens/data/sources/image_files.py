@@ -53,9 +53,13 @@ class ImageFiles:
         """Return only the rows ``keep``, in ascending order."""
         files, labels, splits = self.listing.files, self.listing.labels, self.listing.splits
         splits = None if splits is None else splits[keep]
+        present = self.listing.present
+        present = None if present is None else present[keep]
         return replace(
             self,
-            listing=replace(self.listing, files=files[keep], labels=labels[keep], splits=splits),
+            listing=replace(
+                self.listing, files=files[keep], labels=labels[keep], splits=splits, present=present
+            ),
             mask_files=[self.mask_files[row] for row in keep] if self.kind else (),
             places=None if self.places is None else self.places[keep],
         )
@@ -113,6 +117,7 @@ def decode_rows(
     images = Images(
         decoded.images, labels, Texts(files), masks, positions, decoded.made_from, masked,
         sizes=decoded.sizes[places],
+        present=None if listing.present is None else listing.present[rows],
     )  # fmt: skip
     return Decoded(images, rows, broken, notes, decoded.signatures[places])
 

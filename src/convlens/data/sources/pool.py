@@ -77,7 +77,11 @@ def pool_store(spec: DataConfig, index: Index) -> Pool:
         if parts[0].masks is not None:
             masks = np.concatenate([part.masks[inside] for part, inside in chosen])
         pixels = np.concatenate([part.pixels(inside) for part, inside in chosen])
-        images = Images(pixels, labels[rows], [names[row] for row in rows], masks)
+        several = {}
+        for key in ("present", "objects"):
+            if getattr(parts[0], key) is not None:
+                several[key] = np.concatenate([getattr(p, key)[inside] for p, inside in chosen])
+        images = Images(pixels, labels[rows], [names[row] for row in rows], masks, **several)
         return Dataset({"test": images}, index.class_names)
 
     return Pool(

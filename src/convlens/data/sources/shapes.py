@@ -1,8 +1,8 @@
 """Shapes: the embedded data set, procedural images with a mask of the object in each.
 
-One object (disc, triangle, square, ...) of random colour, texture, size, angle and position is on a
-natural-looking ground among leaves, twigs, pebbles and shards. Everything is drawn from signed
-distances, which give smooth edges, relief, shadows and masks at any image size.
+One or two objects (disc, triangle, square, ...) of random colour, texture, size, angle and position
+are on a natural-looking ground among leaves, twigs, pebbles and shards. Everything is drawn from
+signed distances, which give smooth edges, relief, shadows and masks at any image size.
 
 Legend: N images, H = W = size in pixels, C channels; (h, w) is the window in which a thing is
 drawn. Lengths are in image widths, colours in 0..1. Arithmetic is float64, because sines and
@@ -20,85 +20,29 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import lru_cache
 from queue import SimpleQueue
 
 import numpy as np
 
+from convlens.data.sources.grounds import build_ramp, draw_background, draw_noise
 from convlens.data.sources.outlines import CLASS_NAMES, OUTLINES, outline_litter
 
 VERSION = 1  # of the drawing: raise it when the images of a seed change, to rebuild caches
 SIZES = (16, 256)  # smallest and largest image, pixels
 _REACH = (0.25, 0.36)  # half the extent of an object
+_REACH_OF_TWO = (0.17, 0.23)  # the same if there are two objects
 _CONTRAST = 0.38  # least contrast between an object and the ground below it
 _LITTER = (4, 8)  # fewest and most distractors
 _CHUNK = 100  # images that a child process draws at a time
 _WORTH_CHILDREN = 500 * 64 * 64  # pixels: threshold above which starting children pays
 _LUMA = np.array([0.299, 0.587, 0.114])
 
-# A ground: its colours from dark to light, how fast fine detail fades (spectral slope), how
-# elongated the grain is, and the grain's direction (radians; None = any).
-_GROUNDS = (
-    ("1f3314 35561f 4f7a2b 7fa043 b7c468", 1.3, 3.0, math.pi / 2),  # meadow
-    ("1d2018 3a3b22 5b5a2f 7d6f3c a08a55", 1.3, 1.0, None),  # forest floor
-    ("3a1d10 6b3415 a3561d c98a2e e0b85a", 1.5, 1.0, None),  # autumn leaves
-    ("8a7452 b3986b cdb58a dfcda6 efe3c6", 1.4, 1.6, None),  # sand
-    ("0d2f45 17506b 2b7a92 63a9b5 b5d8d6", 1.7, 4.0, 0.0),  # sea
-    ("3f78b5 6fa0d0 9fc3e2 d2e3ef f7f8f6", 2.1, 1.8, 0.0),  # sky with clouds
-    ("2e3033 55585b 7d7f80 a5a5a1 cbc9c2", 1.5, 1.0, None),  # stone
-    ("2a1a12 4b3122 6f4d36 957153 b89a7a", 1.5, 7.0, None),  # wood
-    ("8fa3b5 b4c4d1 d3dde4 e9eef1 fbfcfc", 1.9, 1.2, None),  # snow
-    ("2f2a3d 554468 82648f b08fb0 d8c3cf", 1.4, 1.5, None),  # heather
-    ("2b2a4a 5b4468 a8626f e29a72 f6d29a", 2.1, 3.5, 0.0),  # dusk
-)
 # Distractors, too elongated or broken to pass for objects, and the grounds they come from.
 _CLUTTER = {"twig": (7, 7, 1), "leaf": (0, 1, 2, 2), "pebble": (3, 6), "shard": (3, 4, 9, 10)}
 
 
 def _make_generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-
-
-@lru_cache(maxsize=len(_GROUNDS))
-def _build_ramp(ground: int) -> np.ndarray:
-    """Return a colour table (1024, 3) through the colours of a ground, dark to light."""
-    stops = np.array([list(bytes.fromhex(code)) for code in _GROUNDS[ground][0].split()]) / 255
-    at = np.linspace(0, len(stops) - 1, 1024)
-    return np.stack([np.interp(at, np.arange(len(stops)), stop) for stop in stops.T], axis=1)
-
-
-def _draw_noise(rng, size: int, slope: float, stretch: float = 1, angle: float = 0) -> np.ndarray:
-    """Return noise (H, W), spectrum 1/f**slope, elongated along ``angle``, standard deviation 1."""
-    fy, fx = np.fft.fftfreq(size, 1 / size)[:, None], np.fft.rfftfreq(size, 1 / size)
-    along = (fx * math.cos(angle) + fy * math.sin(angle)) * stretch
-    across = fy * math.cos(angle) - fx * math.sin(angle)
-    spectrum = rng.standard_normal((2, size, len(fx)))
-    spectrum /= (1 + along * along + across * across) ** (slope / 2)
-    spectrum[:, 0, 0] = 0
-    field = np.fft.irfft2(spectrum[0] + 1j * spectrum[1], (size, size))
-    return field / field.std()
-
-
-def _draw_ground(rng, size: int) -> np.ndarray:
-    """Return a natural surface (H, W, 3)."""
-    kind = rng.integers(len(_GROUNDS))
-    _, slope, stretch, angle = _GROUNDS[kind]
-    grain = rng.uniform(0, math.pi) if angle is None else angle
-    tone = _draw_noise(rng, size, slope, stretch, grain) * rng.uniform(0.08, 0.18)
-    tone += rng.uniform(0.35, 0.65)
-    return _build_ramp(kind)[np.clip(tone * 1023, 0, 1023).astype(np.intp)]
-
-
-def _draw_background(rng, size: int) -> np.ndarray:
-    """Return a ground (H, W, 3), or two with a ragged border: shore, horizon, edge of a path."""
-    image = _draw_ground(rng, size)
-    if rng.random() < 0.4:
-        angle, place = rng.uniform(0, 2 * math.pi), rng.uniform(-0.25, 0.25)
-        x = (np.arange(size) + 0.5) / size - 0.5
-        border = x * math.cos(angle) + x[:, None] * math.sin(angle) - place
-        border += 0.05 * _draw_noise(rng, size, 1.8)
-        image += (_draw_ground(rng, size) - image) * np.clip(0.5 + border * 25, 0, 1)[..., None]
-    return image
 
 
 def _find_window(size: int, x: float, y: float, reach: float, angle: float):
@@ -133,7 +77,7 @@ def _draw_litter(rng, image: np.ndarray, x: float, y: float, length: float, kind
     size, grounds = len(image), _CLUTTER[kind]
     spans, u, v = _find_window(size, x, y, 0.6 * length + 2 / size, rng.uniform(0, 2 * math.pi))
     distance = outline_litter(kind, u, v, length, rng.random())
-    colour = _build_ramp(grounds[rng.integers(len(grounds))])[rng.integers(150, 920)]
+    colour = build_ramp(grounds[rng.integers(len(grounds))])[rng.integers(150, 920)]
     # Light the halves differently: the midrib of a leaf, the curvature of a stone.
     colour = colour * (1 + 0.2 * np.clip(v * (25 / length), -1, 1))[..., None]
     return spans, _paint(image[spans], distance, colour, size, 0.12, 0.01)
@@ -162,52 +106,99 @@ def _draw_texture(rng, u: np.ndarray, v: np.ndarray, first, second) -> np.ndarra
         lambda: 2.5 * np.cos(pitch * p) * np.cos(pitch * q) - 0.6,
         lambda: 0.5 + 3 * np.sin(pitch * p) * np.sin(pitch * q),
         lambda: 0.5 + 0.6 * p,
-        lambda: 0.4 + 0.35 * _draw_noise(rng, 32, 1.4)[cells],
+        lambda: 0.4 + 0.35 * draw_noise(rng, 32, 1.4)[cells],
     )[kind]()
     return first + (second - first) * np.clip(mix, 0, 1)[..., None]
 
 
-def _draw_object(rng, image: np.ndarray, name: str) -> np.ndarray:
-    """Draw the object ``name`` inside ``image``; return how visible it is, (H, W) in 0..1."""
-    size, reach, squeeze = len(image), rng.uniform(*_REACH), rng.uniform(0.85, 1, size=2)
-    x, y = rng.uniform(1.06 * reach + 0.01, 0.99 - 1.06 * reach, size=2)
+def _draw_object(rng, image: np.ndarray, name: str, place=None, earlier=()) -> np.ndarray:
+    """Draw the object ``name`` inside ``image``; return how visible it is, (H, W) in 0..1.
+
+    Args:
+        rng: the generator of the image.
+        image: (H, W, 3), changed in place.
+        name: of the class.
+        place: half the extent, x and y of the object; None to draw them.
+        earlier: how visible other objects are; changed where this one and its twigs cover them.
+    """
+    size, reach = len(image), rng.uniform(*_REACH) if place is None else place[0]
+    squeeze = rng.uniform(0.85, 1, size=2)
+    x, y = _draw_position(rng, reach) if place is None else place[1:]
     spans, u, v = _find_window(size, x, y, reach * 1.25 + 2 / size, rng.uniform(0, 2 * math.pi))
     u, v = u / (reach * squeeze[0]), v / (reach * squeeze[1])
     distance = OUTLINES[name](u, v) * (reach * squeeze.min())
     skin = _draw_texture(rng, u, v, *_choose_colours(rng, image[spans].mean(axis=(0, 1))))
     visible = np.zeros((size, size))
     visible[spans] = _paint(image[spans], distance, skin, size, 0.3, 0.025)
+    for other in earlier:
+        other *= 1 - visible
     # Up to two twigs may cross it, as grass and branches do in photographs.
     for _ in range(rng.integers(3)):
         at = rng.uniform((x - reach, y - reach), (x + reach, y + reach))
         where, cover = _draw_litter(rng, image, *at, rng.uniform(0.15, 0.3), "twig")
-        visible[where] *= 1 - cover
+        for each in (visible, *earlier):
+            each[where] *= 1 - cover
     return visible
 
 
-def _draw_one(index: int, size: int, channels: int, classes: int, seed: int, stream: int):
-    """Return image ``index`` of a stream, (H, W, C) uint8, and its mask, (H, W) bool."""
+def _draw_position(rng, reach: float) -> np.ndarray:
+    """Return x and y of an object that is inside the image."""
+    return rng.uniform(1.06 * reach + 0.01, 0.99 - 1.06 * reach, size=2)
+
+
+def _draw_two(rng, image: np.ndarray, classes: tuple[int, int]) -> np.ndarray:
+    """Draw two objects that do not touch; return (H, W) uint8, 1 + the class at a pixel, or 0."""
+    reaches = rng.uniform(*_REACH_OF_TWO, size=2)
+    first, second = (_draw_position(rng, reach) for reach in reaches)
+    while math.dist(first, second) < 1.06 * reaches.sum() + 0.02:
+        first, second = (_draw_position(rng, reach) for reach in reaches)
+    drawn: list[np.ndarray] = []
+    for number, reach, place in zip(classes, reaches, (first, second), strict=True):
+        drawn.append(_draw_object(rng, image, CLASS_NAMES[number], (reach, *place), drawn))
+    objects = np.zeros(image.shape[:2], np.uint8)
+    for number, visible in zip(classes, drawn, strict=True):
+        objects[visible >= 0.5] = 1 + number
+    return objects
+
+
+def _choose_two(index: int, classes: int, seed: int, stream: int) -> tuple[int, int]:
+    """Return the two different classes of an image."""
+    first = index % classes
+    step = 1 + int(_make_generator(seed, stream, index, 3).integers(classes - 1))
+    return first, (first + step) % classes
+
+
+def _draw_one(
+    index: int, size: int, channels: int, classes: int, seed: int, stream: int, objects: int
+):
+    """Return image ``index`` of a stream, (H, W, C) uint8, and its mask, (H, W) bool.
+
+    With two objects, the second result is uint8: 1 + the class at each pixel, or 0.
+    """
     rng = _make_generator(seed, stream, index)
-    image = _draw_background(rng, size)
+    image = draw_background(rng, size)
     for _ in range(rng.integers(*_LITTER, endpoint=True)):
         kind = list(_CLUTTER)[rng.integers(len(_CLUTTER))]
         _draw_litter(rng, image, *rng.random(2), rng.uniform(0.1, 0.26), kind)
-    visible = _draw_object(rng, image, CLASS_NAMES[index % classes])
+    if objects == 1:
+        mask = _draw_object(rng, image, CLASS_NAMES[index % classes]) >= 0.5
+    else:
+        mask = _draw_two(rng, image, _choose_two(index, classes, seed, stream))
     image *= rng.uniform(0.88, 1.12)  # exposure, then the grain of a sensor
     image += rng.normal(0, rng.uniform(0.003, 0.02), size=(size, size, 1))
     if channels == 1:
         image = (image @ _LUMA)[..., None]
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8), visible >= 0.5
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8), mask
 
 
 def draw_shapes(
-    count: int, *, size: int, channels: int, classes: int, seed: int, stream: int
+    count: int, *, size: int, channels: int, classes: int, seed: int, stream: int, objects: int = 1
 ) -> dict[str, np.ndarray]:
     """Draw ``count`` images, in about two milliseconds each at 64 pixels on one core.
 
     Image i has class ``i % classes`` and is a pure function of (seed, stream, i, size, channels,
-    classes): the number of images and of processes changes nothing. Small sets are drawn in this
-    process, large ones on all cores.
+    classes, objects): the number of images and of processes changes nothing. Small sets are drawn
+    in this process, large ones on all cores.
 
     Args:
         count: number of images, at least 1.
@@ -216,20 +207,34 @@ def draw_shapes(
         classes: number of classes, the first ones of ``CLASS_NAMES``, 2 to 12.
         seed: any whole number from 0.
         stream: separates drawings of one seed: 0 training, 1 validation, 2 test.
+        objects: 1, or 2 of different classes.
 
     Returns:
         ``images`` (N, H, W, C) uint8; ``labels`` (N,) int64, indices into ``CLASS_NAMES``;
-        ``masks`` (N, H, W) bool, True on the pixels where the object is visible.
+        ``masks`` (N, H, W) bool, True on the pixels where an object is visible. With two objects
+        also ``present`` (N, K) bool, the classes of each image, and ``objects`` (N, H, W) uint8,
+        1 + the class of the object that is visible at a pixel, or 0.
     """
     workers = (os.cpu_count() or 1) if count * size * size >= _WORTH_CHILDREN else 1
     images = np.empty((count, size, size, channels), np.uint8)
-    masks = np.empty(images.shape[:3], bool)
-    settings = (size, channels, classes, seed, stream)
+    masks = np.empty(images.shape[:3], bool if objects == 1 else np.uint8)
+    settings = (size, channels, classes, seed, stream, objects)
     jobs = [(at, min(at + _CHUNK, count), settings) for at in range(0, count, _CHUNK)]
     chunks = map(_draw_chunk, jobs) if workers <= 1 else _draw_in_children(workers, jobs)
     for (start, stop, _), chunk in zip(jobs, chunks, strict=True):
         images[start:stop], masks[start:stop] = chunk
-    return {"images": images, "labels": np.arange(count) % classes, "masks": masks}
+    drawn = {"images": images, "labels": np.arange(count) % classes, "masks": masks > 0}
+    if objects == 1:
+        return drawn
+    return drawn | {"present": list_classes(count, classes, seed, stream), "objects": masks}
+
+
+def list_classes(count: int, classes: int, seed: int, stream: int) -> np.ndarray:
+    """Return the classes of images with two objects, (N, K) bool; see ``draw_shapes``."""
+    present = np.zeros((count, classes), bool)
+    for index in range(count):
+        present[index, list(_choose_two(index, classes, seed, stream))] = True
+    return present
 
 
 def _draw_chunk(job: tuple[int, int, tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:

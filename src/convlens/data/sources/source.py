@@ -28,11 +28,14 @@ class Index:
 
     Attributes:
         class_names: K names.
-        counts: split name -> (K,) number of images per class.
+        counts: split name -> (K,) number of images per class. If images may have several, each
+            counts for one of them, so that the sum is the number of images.
         load: decodes everything.
         listing: the files, if the source has files.
         notes: lines to report to the user.
         masked: split name -> number of images with a mask; empty if the source has no masks.
+        with_class: split name -> (K,) number of images that have the class; equal to ``counts`` if
+            each image has one.
     """
 
     class_names: tuple[str, ...]
@@ -41,6 +44,11 @@ class Index:
     listing: Listing | None = None
     notes: list[str] = field(default_factory=list)
     masked: dict[str, int] = field(default_factory=dict)
+    with_class: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.with_class:
+            object.__setattr__(self, "with_class", self.counts)  # frozen, but not yet in use
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def kernel(tour: Path) -> np.ndarray:
 
 
 def filter_maps(tour: Path) -> np.ndarray:
-    """Draw the image and the kernels, and below them the sum with the bias, before and after ReLU."""
+    """Draw the image and the kernels, and below them the sum with the bias and its ReLU."""
     panel = picture(tour / "filter" / "kernel.jpg")[:, :660]
     return vstack([panel[HEAD], panel[ANSWER]])
 

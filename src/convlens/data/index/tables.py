@@ -67,7 +67,9 @@ def read_label_rows(
     spellings: dict[Path, dict[str, list[str]]] = {}
     lines: dict[Path, int] = {}
     missing: list[str] = []
-    for line, row in read_table(path, CSV_COLUMNS[: 1 if several else 2], keys.csv, encoding=encoding):
+    for line, row in read_table(
+        path, CSV_COLUMNS[: 1 if several else 2], keys.csv, encoding=encoding
+    ):
         name = row["file"]
         label = join_labels(row, path, line) if several else row["label"]
         if not name or not label:

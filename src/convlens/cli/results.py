@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from convlens.cli.layout import WIDTH
+from convlens.core.command_lines import command_line
 
 HEADLINE = ("loss", "accuracy", "balanced_accuracy")
 KEY = re.compile(r"\blooking\.[a-z_]+")
@@ -84,7 +85,7 @@ def print_closing(home: Path, summary: dict) -> None:
         print(f"! {line.partition(': ')[0]}; the reason is in {home / 'train.log'}")
     print(f"look first at    {home / 'report.html'}")
     print(f"best checkpoint  {home / 'checkpoints' / 'best.ckpt'}")
-    print("all pictures     make tensorboard")
+    print(f"all pictures     {command_line('tensorboard')}")
     if summary["left_out"]:
         print(f"left out         {describe_left_out(summary['left_out'])}")
 

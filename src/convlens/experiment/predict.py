@@ -8,7 +8,6 @@ empty), or ``true``, the true class if it is known. The prefix ``probability/`` 
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,9 +20,10 @@ import torch
 
 from convlens.core.errors import UserError
 from convlens.core.progress import progress_bar
+from convlens.core.system import count_cores, replace
 from convlens.data.index.tables import format_csv_line
 from convlens.data.pixels.decode import ImageError
-from convlens.data.pixels.load import count_cores, pillow_settings
+from convlens.data.pixels.load import pillow_settings
 from convlens.experiment.explainer import Explainer
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
@@ -143,4 +143,4 @@ def write_table(
                 values = [f"{each:.6g}" for each in probabilities.tolist()]
                 cells = [class_names[best], values[best], *values]
             out.write(format_csv_line([name, *cells, note]))
-    os.replace(part, file)
+    replace(part, file)

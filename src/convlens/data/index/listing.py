@@ -12,6 +12,7 @@ Nothing is decoded here. Legend: N images, K classes. There are four layouts:
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -117,7 +118,7 @@ def list_images(
     if csv is not None:
         table = set()
         for split, label, file in read_label_rows(root, Path(csv).expanduser(), keys):
-            name = str(file.relative_to(root) if file.is_relative_to(root) else file)
+            name = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
             rows.add(split, label, [name])
             table.add(name)
         notes += _describe_unlisted(root, table)
@@ -216,7 +217,7 @@ def _describe_unlisted(root: Path, table: set[str]) -> list[str]:
     unlisted = NameCount()
     for folder in sorted({os.path.dirname(name) for name in table}, key=os.fsencode):
         for name in Walk(root).read_folder(root / folder)[1]:
-            if (path := os.path.join(folder, name)) not in table:
+            if (path := posixpath.join(folder, name)) not in table:
                 unlisted.add(path)
     if not unlisted.count:
         return []

@@ -26,6 +26,9 @@ endif
 .PHONY: $(TARGETS)
 .DEFAULT_GOAL := help
 
+# messages name commands as they were typed
+$(COMMANDS): export CONVLENS_MAKE := 1
+
 help:  ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*  ## \(.*\)/\1  \2/p' $(MAKEFILE_LIST) | awk -F'  ' '{printf "make %-18s %s\n", $$1, $$2}'
 

@@ -26,6 +26,7 @@ def _own_cache(tmp_path_factory):
     os.environ.pop("CONVLENS_DATA", None)
     os.environ.pop("CONVLENS_WEIGHTS", None)
     os.environ.pop("CONVLENS_RUN_DIR", None)
+    os.environ.pop("CONVLENS_MAKE", None)  # messages name commands without make
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from tensorboard.summary.writer import record_writer
 
 from convlens.draw.jpeg import encode_jpeg
 from convlens.rundir.maps import Maps, write_maps
+from convlens.rundir.tags import find_picture
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -118,7 +119,7 @@ def write_picture(
         elif not isinstance(logger, Trackers):
             _hand_over(logger, tag, picture, clock)
     if folder is not None:
-        file = name_look(folder, clock) / f"{tag}.jpg"
+        file = find_picture(name_look(folder, clock), tag)
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             file.write_bytes(encoded)

@@ -60,7 +60,7 @@ def test_no_key_of_ours_is_taken_for_a_habit():
         ("image_size=96", "write data.size=96"),
         ("data_dir=pics", "write data.dir=pics"),
         ("data.data_dir=pics", "write data.dir=pics"),
-        ("ckpt_path=a.ckpt", "`make resume run=RUN_DIR`"),
+        ("ckpt_path=a.ckpt", "`convlens resume run=RUN_DIR`"),
         ("--epochs", "--epochs: write training.epochs=…"),
         ("--lr=0.1", "--lr=0.1: write optimizer.lr=0.1"),
         ("--batch-size=8", "write training.batch_size=8"),

@@ -173,7 +173,7 @@ def test_ctrl_c_says_how_to_resume(tmp_path):
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 130
     (line,) = [line for line in said.splitlines() if line.startswith("convlens: ")]
-    assert f"make resume run={home}" in line
+    assert f"convlens resume run={home}" in line
     assert "Traceback" not in said
 
 

@@ -207,3 +207,26 @@ def test_messages_name_commands_that_exist():
              for found in re.finditer(r"`(make|convlens) ([a-z][\w-]*)", m.text)
              if found[2] not in known[found[1]]]  # fmt: skip
     assert not wrong, "\n".join(wrong)
+
+
+def test_messages_name_no_target_where_there_may_be_no_makefile():
+    """``command_line`` writes make or convlens, whichever was typed."""
+    wrong = [f"{m.place}: {m.text}" for m in messages() if re.search(r"`make |\bmake [a-z-]+ \w+=",
+             m.text)]  # fmt: skip
+    assert not wrong, "\n".join(wrong)
+
+
+def test_command_lines_name_commands_and_words_that_exist():
+    found = 0
+    for folder in (ROOT / "src" / "convlens", ROOT / "callbacks"):
+        for file in folder.rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if getattr(getattr(node, "func", None), "id", "") != "command_line":
+                    continue
+                found += 1
+                name = node.args[0]
+                if isinstance(name, ast.Constant):
+                    assert name.value in COMMANDS, f"{file}:{node.lineno}"
+                    module = importlib.import_module(f"convlens.cli.{name.value.replace('-', '_')}")
+                    assert {each.arg for each in node.keywords} <= set(module.WORDS)
+    assert found >= 8

@@ -388,7 +388,7 @@ def test_colours_of_lines_are_defined_for_light_and_dark(text, page):
 def test_unfinished_run_says_so_and_tells_the_alarms_of_its_log(tmp_path):
     page = Page(report(made_run(tmp_path / "run", finished=False)).read_text())
     (header,) = page.all("header")
-    assert "not finished: 4 of 4 epochs" in header.text and "make resume" in header.text
+    assert "not finished: 4 of 4 epochs" in header.text and "convlens resume" in header.text
     assert "alarm after epoch 2: <i>evidence</i> outside" in header.text
     assert "test accuracy" not in header.text
     assert "after epoch 2" in header.text  # the best of the table

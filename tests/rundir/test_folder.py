@@ -86,7 +86,7 @@ def test_slurm_tasks_share_the_jobs_folder(started):
 def test_a_slurm_job_that_is_put_back_into_the_queue_is_told_of_resume(started):
     held = Path(home(started(**SLURM, SLURM_PROCID="0")))
     (held / "config.yaml").touch()
-    with pytest.raises(UserError, match="make resume run=outputs/scratch/slurm_77"):
+    with pytest.raises(UserError, match="convlens resume run=outputs/scratch/slurm_77"):
         started(**SLURM, SLURM_PROCID="0").check()
 
 

@@ -13,7 +13,7 @@ from convlens.config.describe import GroupDescription, KeyDescription, describe_
 from convlens.config.folder import list_groups, take_folder
 
 FLAGS = {
-    "--help": "this text; also -h, `convlens help {command}` or `make {command} args=--help`",
+    "--help": "this text; also -h or `convlens help {command}`",
     "--version": "the version of convlens",
 }
 CFG_FLAG = {"--cfg job": "print the composed config as YAML and stop"}

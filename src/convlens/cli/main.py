@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from typing import Any
 
 from convlens.cli.completion import COMPLETE, print_candidates, print_script
 from convlens.cli.flags import HELP, VERSION, answer_flags, overview, version_line
@@ -18,6 +19,7 @@ from convlens.core.errors import Interrupted, SharedError, UserError, nearest
 from convlens.core.loading import loading_libraries
 from convlens.core.memory import is_out_of_memory
 from convlens.core.processes import is_first_process
+from convlens.core.system import ENDINGS
 from convlens.rundir import log as logs
 
 # name -> what it does; each is a module here and a target of the Makefile
@@ -44,7 +46,7 @@ TOOLS = {
     "help": "list the commands, or a command's words: `convlens help COMMAND`",
     "completion": "print a script for shell completion: `convlens completion bash` or zsh",
 }
-USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143
+USER_ERROR, INTERRUPTED = 2, 130
 SMALLER = (
     "try smaller batches (training.batch_size with training.accumulate, training.eval_batch_size) "
     "or smaller images (data.size)"
@@ -63,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     command, *words = list(sys.argv[1:] if arguments is None else arguments) or ["help"]
     _adapt_screen()
-    previous = _raise_on_sigterm()
+    previous = _raise_on_endings()
     try:
         return _run_command(command, words)
     except UserError as error:
@@ -77,7 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
         return getattr(error, "status", INTERRUPTED)
     except BrokenPipeError:
         # the reader (`| head`) is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.errno not in DISK_FULL:
@@ -94,8 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"convlens: out of memory ({reason}): {SMALLER}", file=sys.stderr)
         return USER_ERROR
     finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _run_command(command: str, words: list[str]) -> int:
@@ -124,20 +127,20 @@ def _run_command(command: str, words: list[str]) -> int:
     return module.run(words) or 0
 
 
-def _raise_on_sigterm():
-    """Let SIGTERM raise an exception, as Ctrl-C does, and return the previous handler.
+def _raise_on_endings() -> dict[int, Any]:
+    """Let SIGTERM, and Ctrl-Break on Windows, raise an exception, as Ctrl-C does.
 
-    Returns None, and changes nothing, if SIGTERM is ignored or has another handler.
+    Returns:
+        The previous handlers by signal, without signals that are ignored or have another handler.
     """
     if threading.current_thread() is not threading.main_thread():
-        return None
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        return None
+        return {}
 
-    def end(*_: object) -> None:
-        raise Interrupted("stopped by SIGTERM", TERMINATED)
+    def end(number: int, _: object) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}", 128 + number)
 
-    return signal.signal(signal.SIGTERM, end)
+    unhandled = [each for each in ENDINGS if signal.getsignal(each) == signal.SIG_DFL]
+    return {each: signal.signal(each, end) for each in unhandled}
 
 
 def _adapt_screen() -> None:

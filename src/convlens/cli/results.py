@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from convlens.cli.layout import WIDTH
+from convlens.core.command_lines import command_line
 
 HEADLINE = ("loss", "accuracy", "balanced_accuracy", "mean_ap")
 KEY = re.compile(r"\blooking\.[a-z_]+")
@@ -126,7 +127,7 @@ def print_closing(home: Path, summary: dict) -> None:
     print(f"look first at    {home / 'report.html'}")
     print(f"best checkpoint  {home / 'checkpoints' / 'best.ckpt'}")
     if (home / "tensorboard").exists():
-        print("all pictures     make tensorboard")
+        print(f"all pictures     {command_line('tensorboard')}")
     if summary["left_out"]:
         print(f"left out         {describe_left_out(summary['left_out'])}")
 

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from convlens.cli.results import folded, right, screen
 from convlens.cli.words import Word, Words, parse_words
+from convlens.core.command_lines import command_line
 from convlens.core.errors import UserError
 from convlens.rundir.read import StoredRun
 from convlens.rundir.runs import TEXTS, UnreadableRun, read_all_runs, sort_runs
@@ -36,7 +37,7 @@ def run(words: list[str]) -> int:
     parent = Path(values["dir"]).expanduser()
     runs = read_all_runs(parent)
     if not runs:
-        raise UserError(f"there is no run in {parent}/ yet; `make train` starts one")
+        raise UserError(f"there is no run in {parent}/ yet; `{command_line('train')}` starts one")
     runs = sort_runs(runs, values["sort"], [key for key, _ in NUMBERS.values()])
     table, console = _table_of(runs, parent, values["sort"].lstrip("+-")), screen()
     if not console.is_terminal:  # one line per run, for grep and for files

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from convlens.cli.words import Word, Words, parse_words
+from convlens.core.command_lines import command_line
 from convlens.core.errors import UserError
 
 WORDS: Words = {
@@ -18,7 +19,9 @@ def run(words: list[str]) -> int:
     values = parse_words(words, "tensorboard", WORDS)
     folder = Path(values["dir"]).expanduser()
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; `make train` writes runs into outputs/")
+        raise UserError(
+            f"there is no folder {folder}; `{command_line('train')}` writes runs into outputs/"
+        )
     from convlens.pages.tensorboard import serve  # takes a second to import
 
     return serve(folder, host=values["host"], port=values["port"])

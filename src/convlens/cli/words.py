@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from convlens.config.habits import without_prefix
+from convlens.core.command_lines import command_line
 from convlens.core.errors import UserError, nearest
 
 # make's own variables, which set up the environment and are not words of a command
@@ -149,9 +150,8 @@ def parse_words(words: Iterable[str], command: str, table: Words) -> dict[str, s
 def missing_word(command: str, name: str, table: Words) -> UserError:
     """Return the error for a required word that was not typed."""
     word = table[name]
-    return UserError(
-        f"{command} needs {name}={word.form}: {word.meaning} (`make {command} args=--help`)"
-    )
+    usage = command_line(command, "--help")
+    return UserError(f"{command} needs {name}={word.form}: {word.meaning} (`{usage}`)")
 
 
 def extract_words(words: Iterable[str], table: Words) -> tuple[dict[str, str | None], list[str]]:

@@ -7,6 +7,7 @@ and never ignores a word.
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -294,7 +295,7 @@ def _expand_home(value: Any) -> Any:
         return {key: _expand_home(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_expand_home(each) for each in value]
-    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+    if isinstance(value, str) and (value == "~" or value.startswith(("~/", f"~{os.sep}"))):
         return str(Path(value).expanduser())
     return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import resources
 from pathlib import Path
@@ -40,8 +41,14 @@ def search_path(folder: Path | None) -> list[str]:
     """Return the overrides that make Hydra search the folder too, after our own configs."""
     if folder is None:
         return []
-    quoted = folder.as_uri().replace("\\", "\\\\").replace("'", "\\'")
-    return [f"hydra.searchpath=['{quoted}']"]
+    # Hydra takes the path literally: no % escapes, and slashes on Windows, too
+    quoted = re.sub(r"(\\*)('|$)", _escape_quote, folder.as_posix())
+    return [f"hydra.searchpath=['file://{quoted}']"]
+
+
+def _escape_quote(found: re.Match) -> str:
+    """Double the backslashes before a quote or the end; Hydra takes all others literally."""
+    return 2 * found[1] + found[2].replace("'", "\\'")
 
 
 def list_groups(folder: Path | None = None) -> dict[str, list[str]]:
@@ -53,7 +60,7 @@ def list_groups(folder: Path | None = None) -> dict[str, list[str]]:
     choices: dict[str, list[str]] = {}
     for root in filter(None, (Path(str(resources.files("convlens.configs"))), folder)):
         for file in sorted(root.rglob("*.yaml")):
-            group, _, name = str(file.relative_to(root).with_suffix("")).partition("/")
+            group, _, name = file.relative_to(root).with_suffix("").as_posix().partition("/")
             if name and name != "base" and name not in choices.setdefault(group, []):
                 choices[group].append(name)
     return choices

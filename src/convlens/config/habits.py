@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from convlens.core.command_lines import command_line
+
 _NUMBER = re.compile(r"-?\d+(\.\d*)?(e-?\d+)?", re.IGNORECASE)
 
 
@@ -42,7 +44,9 @@ _DEVICES = Habit("trainer.devices", "or trainer=gpu, trainer=ddp", ("trainer.dev
 _WEIGHTS = Habit("model.weights", "auto, none or a file", ("model.weights=none",))
 _BACKBONE = Habit("model", "any network of timm: model=timm model.name=NAME", ("model=timm",))
 _CONTINUE = Habit(
-    "model.weights", "to continue a run: `make resume run=RUN_DIR`", ("model.weights=mine.ckpt",)
+    "model.weights",
+    f"to continue a run: `{command_line('resume', run='RUN_DIR')}`",
+    ("model.weights=mine.ckpt",),
 )
 _ACCUMULATE = Habit("training.accumulate", example=("training.accumulate=2",))
 _CLIP = Habit("training.gradient_clip", example=("training.gradient_clip=1.0",))

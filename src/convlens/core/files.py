@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from convlens.core import system
+
 TEMPORARY = ".*.tmp"  # pattern of the unfinished files that a killed process leaves behind
 
 
@@ -18,7 +20,7 @@ def open_atomic(
     *,
     sync: bool = False,
     errors: str | None = None,
-    newline: str | None = None,
+    newline: str = "\n",
 ) -> Iterator[IO]:
     """Open a file for writing that replaces ``path`` when the ``with`` ends without an exception.
 
@@ -31,7 +33,7 @@ def open_atomic(
         sync: whether to flush the content to the disk before the file is renamed, so that a power
             failure cannot leave an empty file.
         errors: how to treat characters that UTF-8 cannot encode, as in ``open``.
-        newline: line endings, as in ``open``.
+        newline: line endings, as in ``open``; by default the same on every system.
 
     Yields:
         The open file.
@@ -40,14 +42,14 @@ def open_atomic(
         OSError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    encoding = None if "b" in mode else "utf-8"
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": errors, "newline": newline}
     try:
-        with open(temporary, mode, encoding=encoding, errors=errors, newline=newline) as file:
+        with open(temporary, mode, **text) as file:
             yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        system.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()

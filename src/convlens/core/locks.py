@@ -1,7 +1,7 @@
 """Locks between processes; the system releases them however the process that holds one ends.
 
-A lock is taken on a file or folder that the caller has opened, and released by closing it. A file
-with a process number would not do: the next container may use the same number.
+A lock is taken on a file that the caller has opened, and released by closing it. A file with a
+process number would not do: the next container may use the same number.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from filelock import has_fcntl, lock_descriptor
-
-if has_fcntl:  # false on Windows, where nothing is locked
-    import fcntl
+from convlens.core import system
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
@@ -29,10 +26,8 @@ def take_lock(fd: int, *, wait: bool = False) -> bool | None:
     Returns:
         Whether this process has the lock; None if the file system does not support locks.
     """
-    if not has_fcntl:
-        return None
     try:
-        return lock_descriptor(fd, blocking=wait)
+        return system.take_lock(fd, wait=wait)
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return None
@@ -59,18 +54,13 @@ def wait_for_lock(fd: int, activity: str) -> bool:
 def is_locked(fd: int) -> bool:
     """Return whether another process has locked an open file.
 
-    The test takes a shared lock, so that simultaneous tests do not affect each other; filelock
-    offers no shared locks. Until ``fd`` is closed, ``take_lock`` fails in other processes.
+    False if the file system does not support locks. Until ``fd`` is closed, ``take_lock`` may fail
+    in other processes.
     """
-    if not has_fcntl:
-        return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return system.is_locked(fd)
     except OSError:
-        pass  # the file system does not support locks
-    return False
+        return False
 
 
 def is_same_file(fd: int, path: Path) -> bool:

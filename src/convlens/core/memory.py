@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
+
+from convlens.core.system import read_total_memory
 
 if TYPE_CHECKING:
     import torch
-
-
-def read_total_memory() -> int:
-    """Return the bytes of this machine's main memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def read_free_memory(device: torch.device) -> int:

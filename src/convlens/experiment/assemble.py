@@ -103,7 +103,7 @@ def check_labels(config: Config) -> None:
         raise UserError("training.class_weights needs one class per image: set it to null")
     if several and config.data.augment.mixes:
         raise UserError(
-            "data.augment.mixup and data.augment.cutmix need one class per image: set them to null"
+            "data.augment.mixup and data.augment.cutmix need one class per image: set them to 0"
         )
     if several and config.training.sampler == "balanced":
         raise UserError("training.sampler=balanced needs one class per image: leave it out")

@@ -17,6 +17,7 @@ from convlens.draw.jpeg import encode_jpeg
 from convlens.explain.shrink import shrink_maps
 from convlens.pages.render import data_uri
 from convlens.rundir.maps import IMAGE, SIDE, Maps, format_rank
+from convlens.rundir.tags import find_picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +122,14 @@ class Explanation:
     def save(self, folder: str | os.PathLike) -> list[Path]:
         """Write every panel as ``<tag>.jpg`` in ``folder``, and return the files."""
         folder = Path(folder)
-        return [folder / f"{tag}.jpg" for tag in write_panels(folder, self.panels)]
+        return [find_picture(folder, tag) for tag in write_panels(folder, self.panels)]
 
 
 def write_panels(folder: Path, panels: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     """Write panels, uint8 ``(H, W, 3)`` by tag, as ``<tag>.jpg``; return the encoded files."""
     encoded = {tag: encode_jpeg(panel) for tag, panel in panels.items()}
     for tag, content in encoded.items():
-        file = folder / f"{tag}.jpg"
+        file = find_picture(folder, tag)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     return encoded

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 from convlens.config.checks import replace_values
 from convlens.config.compose import compose, split_values
 from convlens.config.schema import Config
+from convlens.core import system
 from convlens.experiment.prepare import build_claim
 from convlens.rundir.paths import OUTPUTS, make_fresh_folder
 
@@ -46,7 +45,7 @@ class Job:
         # fast_dev_run leaves no summary; a failed run may have the folder of an older one
         if self.state != TRAINED or not (self.home / "summary.json").exists():
             return {}
-        summary = json.loads((self.home / "summary.json").read_text())
+        summary = json.loads((self.home / "summary.json").read_text(encoding="utf-8"))
         return {stage: summary[stage]["accuracy"] for stage in ("val", "test")}
 
 
@@ -90,22 +89,17 @@ def train_job(job: Job) -> bool:
     if job.home is None:
         job.home = make_fresh_folder(OUTPUTS / job.config.experiment)
     words = [*job.words, f"run_dir={job.home}"]
-    # its own process group, so that Ctrl-C reaches it only once, through the `killpg` below
-    child = subprocess.Popen(
-        [sys.executable, "-m", "convlens", "train", *words],
-        stdin=subprocess.DEVNULL,
-        process_group=0,
-    )
+    # Ctrl-C must reach it only once, through the line below
+    child = system.start_group([sys.executable, "-m", "convlens", "train", *words])
     is_stopped = False
     with _convert_signals_to_ctrl_c():
         while True:
             try:
-                status = child.wait()
+                status = system.wait_for(child)
                 break
             except KeyboardInterrupt:
                 is_stopped = True
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGINT)
+                system.interrupt_group(child)
     job.state = TRAINED if status == 0 else INTERRUPTED if is_stopped else f"{FAILED} ({status})"
     with contextlib.suppress(OSError):
         job.home.rmdir()  # a run that failed before its first file leaves no empty folder
@@ -120,7 +114,7 @@ def _convert_signals_to_ctrl_c() -> Iterator[None]:
         raise KeyboardInterrupt
 
     # only signals that would end this process: nohup, for one, makes it ignore SIGHUP
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    numbers = [n for n in system.CLOSINGS if signal.getsignal(n) == signal.SIG_DFL]
     for number in numbers:
         signal.signal(number, interrupt)
     try:

@@ -11,7 +11,6 @@ empty cell), and ``confidence`` is the highest probability.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,10 +23,11 @@ import torch
 
 from convlens.core.errors import UserError
 from convlens.core.progress import progress_bar
+from convlens.core.system import count_cores, replace
 from convlens.data.index.several import SEPARATOR
 from convlens.data.index.tables import format_csv_line
 from convlens.data.pixels.decode import ImageError
-from convlens.data.pixels.load import count_cores, pillow_settings
+from convlens.data.pixels.load import pillow_settings
 from convlens.experiment.explainer import Explainer
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 
@@ -157,4 +157,4 @@ def write_table(
                     predicted = SEPARATOR.join(class_names[number] for number in above)
                 cells = [predicted, values[best], *values]
             out.write(format_csv_line([name, *cells, note]))
-    os.replace(part, file)
+    replace(part, file)

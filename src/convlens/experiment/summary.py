@@ -14,6 +14,7 @@ from convlens.callbacks import Alarms, EpochLog, EventLogger, Ledger
 from convlens.callbacks.logging.writing import find_trackers
 from convlens.callbacks.predictions import PredictionBook
 from convlens.config.schema import AlarmsConfig
+from convlens.core.command_lines import command_line
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process
 from convlens.core.progress import progress_bar
@@ -187,15 +188,17 @@ def finish(home: Path, summary: dict) -> dict:
         write_summary(home, summary)
     except OSError as error:
         raise UserError(
-            f"summary.json was not written ({error.strerror}): free disk space; `make resume "
-            f"run={home}` writes it without training again"
+            f"summary.json was not written ({error.strerror}): free disk space; "
+            f"`{command_line('resume', run=home)}` writes it without training again"
         ) from error
     with count_seconds("report"), progress_bar("writing the report"):
         try:
             report(home)
         except Exception as error:  # a damaged picture or a full disk must not fail the run
             log.warning(
-                "report.html was not written: %s; `make report run=%s` tries again", error, home
+                "report.html was not written: %s; `%s` tries again",
+                error,
+                command_line("report", run=home),
             )
             log.debug("traceback", exc_info=True)
     summary = {**summary, "seconds": seconds_by_name()}

@@ -19,6 +19,7 @@ from convlens.callbacks import EpochLog, Ledger, Looks
 from convlens.callbacks.logging.hparams import Settings
 from convlens.callbacks.predictions import PredictionBook
 from convlens.config.schema import Config
+from convlens.core.command_lines import command_line
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.processes import is_first_process
 from convlens.core.progress import progress_bar
@@ -85,8 +86,9 @@ def build_trainer(
     epoch_log = EpochLog(home / "metrics.csv", ledger)
     looks = Looks(run.explanations, ledger=ledger, predictions=answers, epoch_log=epoch_log)
     interruption = Interruption(home / "checkpoints" / STOPPED)
+    again = command_line("resume", run=home)
     callbacks: list[L.Callback] = [
-        Companions(f"continue with `make resume run={home}`"), interruption, Divergence(),
+        Companions(f"continue with `{again}`"), interruption, Divergence(),
         run.phases, looks, *run.explanations, epoch_log, *run.others,
     ]  # fmt: skip
     keeper = None
@@ -241,7 +243,7 @@ def handle_endings(trainer: L.Trainer, home: Path) -> Iterator[None]:
         progress = "in a dry run, which keeps nothing"
         if not trainer.fast_dev_run:
             progress = _describe_progress(trainer, interruption.file)
-            progress += f"; continue with `make resume run={home}`"
+            progress += f"; continue with `{command_line('resume', run=home)}`"
         raise Interrupted(f"stopped by {signal.Signals(number).name} {progress}", 128 + number)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from convlens.core.command_lines import command_line
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
 from convlens.draw.jpeg import read_jpeg_size
@@ -89,7 +90,7 @@ def report(home: Path, *, limit: int = LIMIT) -> Path:
         if not run.rows:
             raise UserError(
                 f"{home} has no row in metrics.csv yet: wait until the network before training is "
-                f"validated, or continue with `make resume run={home}`"
+                f"validated, or continue with `{command_line('resume', run=home)}`"
             )
         page = _fit_page(run, limit)
     write_atomic(home / FILE, page)
@@ -126,6 +127,7 @@ def _render_page(run: StoredRun, viewer: Viewer | None, selection: Selection, li
     by_class = {name: row for name, row in results.items() if not row.keys().isdisjoint(classes)}
     return render(
         "report.html",
+        resume=command_line("resume", run=run.home),
         name=run.config.experiment,
         home=run.home.resolve(),
         began=run.first_started.strftime("%Y-%m-%d %H:%M"),
@@ -229,7 +231,7 @@ def _list_results(run: StoredRun, best: int | None) -> dict[str, dict[str, float
     rows[f"validation, epoch {last} (last)"] = run.results("val", last)
     rows[f"test, epoch {best} (best)"] = summary.get("test", {})
     for checkpoint, evaluation in summary.get("evaluations", {}).items():
-        row = f"test of {checkpoint}, epoch {evaluation['epoch']} (make eval)"
+        row = f"test of {checkpoint}, epoch {evaluation['epoch']} (eval)"
         rows[row] = evaluation["test"]
     return {name: values for name, values in rows.items() if values}
 

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from convlens.core.command_lines import command_line
 from convlens.core.errors import UserError
 from convlens.core.processes import is_first_process, is_in_slurm_step, is_launched_externally
 from convlens.rundir.lock import Hold
@@ -74,8 +75,9 @@ class Claim:
             return
         if holds_run(folder) and not self.overwrite:
             raise UserError(
-                f"run_dir={folder} already contains a run: continue it with `make resume "
-                f"run={folder}`, choose another run_dir, or set overwrite=true"
+                f"run_dir={folder} already contains a run: continue it with "
+                f"`{command_line('resume', run=folder)}`, choose another run_dir, or set "
+                f"overwrite=true"
             )
         for part in (folder, *folder.parents):
             if part.exists() and not part.is_dir():

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from convlens.core import files
+from convlens.core import files, system
 from convlens.core.errors import UserError
 from convlens.core.locks import is_locked, take_lock
 from convlens.core.processes import is_first_process
@@ -55,7 +55,7 @@ class Hold:
         if not is_first_process():
             return
         try:
-            fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            fd = system.open_file(folder / LOCK, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise UserError(
                 f"{folder} cannot be written to ({error.strerror}): free disk space or set its "
@@ -75,7 +75,7 @@ class Hold:
             for unfinished in folder.glob(pattern):
                 unfinished.unlink(missing_ok=True)
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        system.write_at(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
 
 def _take(fd: int) -> bool | None:
@@ -87,7 +87,7 @@ def _take(fd: int) -> bool | None:
 
 
 def _read_name(fd: int) -> str:
-    return os.pread(fd, 100, 0).decode(errors="replace").strip()
+    return system.read_at(fd, 100, 0).decode(errors="replace").strip()
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Holder:
 def find_holder(folder: Path) -> Holder:
     """Return which process currently writes into a run folder; change nothing there."""
     try:
-        fd = os.open(folder / LOCK, os.O_RDONLY)
+        fd = system.open_file(folder / LOCK, os.O_RDONLY)
     except OSError:
         return Holder("", is_alive=False)
     try:

@@ -22,6 +22,7 @@ from convlens.rundir.lock import find_holder
 from convlens.rundir.maps import FILE, Maps, read_maps
 from convlens.rundir.paths import OUTPUTS
 from convlens.rundir.probes import StoredProbe, read_probes
+from convlens.rundir.tags import SUFFIX, read_tag
 
 Row = dict[str, float]
 _MOST_CHARACTERS = 1_000_000  # in a config.yaml; ours have a few thousand
@@ -119,9 +120,8 @@ class StoredRun:
         for look in (self.home / "explanations").glob("epoch_*"):
             if not (number := _LOOK.fullmatch(look.name)):
                 continue
-            for file in look.rglob("*.jpg"):
-                tag = file.relative_to(look).as_posix().removesuffix(".jpg")
-                prefix, slash, rest = tag.partition("/")
+            for file in look.rglob(f"*{SUFFIX}"):
+                prefix, slash, rest = read_tag(look, file).partition("/")
                 tag = f"{_RENAMED.get(prefix, prefix)}{slash}{rest}"
                 pictures.setdefault(tag, {})[int(number[1])] = file
         return {tag: dict(sorted(files.items())) for tag, files in sorted(pictures.items())}

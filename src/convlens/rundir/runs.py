@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convlens.core.command_lines import command_line
 from convlens.core.errors import UserError, nearest
+from convlens.core.system import split_words
 from convlens.rundir.paths import OUTPUTS, find_run_folders, holds_run
 from convlens.rundir.read import StoredRun, read_run
 
@@ -50,7 +51,9 @@ def read_all_runs(parent: Path) -> list[StoredRun | UnreadableRun]:
         UserError: there is no such folder.
     """
     if not parent.is_dir():
-        raise UserError(f"there is no folder {parent}; `make train` writes runs into outputs/")
+        raise UserError(
+            f"there is no folder {parent}; `{command_line('train')}` writes runs into outputs/"
+        )
     runs: list[StoredRun | UnreadableRun] = []
     for home in find_run_folders(parent):
         try:
@@ -71,7 +74,7 @@ def find_run(word: str) -> Path:
     for path in (Path(word).expanduser(), OUTPUTS / word):
         if path.is_dir():
             return path
-    known = [str(home) for home in find_run_folders(OUTPUTS)]
+    known = [home.as_posix() for home in find_run_folders(OUTPUTS)]
     start = f"{OUTPUTS}/"
     if not word.startswith(start):
         known = [name.removeprefix(start) for name in known]
@@ -103,7 +106,7 @@ def find_runs(text: str) -> list[Path]:
         UserError: a word names no run folder.
     """
     try:
-        words = shlex.split(text)
+        words = split_words(text)
     except ValueError as error:
         raise UserError(f"runs={text}: {error}; check the quotes") from error
     homes: list[Path] = []
@@ -115,7 +118,9 @@ def find_runs(text: str) -> list[Path]:
         root = Path(path.anchor)
         matches = [home for home in root.glob(str(path.relative_to(root))) if holds_run(home)]
         if not matches:
-            raise UserError(f"runs={word}: matches no run folder; `make runs` lists them")
+            raise UserError(
+                f"runs={word}: matches no run folder; `{command_line('runs')}` lists them"
+            )
         homes += sorted(matches)
     return homes
 
@@ -132,7 +137,7 @@ def find_newest_run(required_file: str = "config.yaml") -> Path:
     """
     runs = [home for home in find_run_folders(OUTPUTS) if holds_run(home)]
     if not runs:
-        raise UserError(f"there is no run in {OUTPUTS}/ yet; `make train` starts one")
+        raise UserError(f"there is no run in {OUTPUTS}/ yet; `{command_line('train')}` starts one")
     runs.sort(key=lambda home: (home / "config.yaml").stat().st_mtime_ns, reverse=True)
     newest = next((home for home in runs if (home / required_file).exists()), None)
     if newest is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 
 # constants from glibc's <malloc.h>
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
@@ -21,12 +20,10 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was done; nothing happens except on Linux with glibc.
     """
-    if not sys.platform.startswith("linux"):
-        return False
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
-        return False  # another C library, without this option
+        return False  # another system or C library, without this option
     options = {
         M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: TOP_PAD, M_ARENA_MAX: 1,
     }  # fmt: skip

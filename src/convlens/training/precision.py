@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from convlens.core.evaluation import evaluation_mode
 from convlens.core.files import write_atomic
+from convlens.core.system import name_processor
 
 # our names to Lightning's
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true"}
@@ -277,7 +278,7 @@ def _measure(
 
 
 def _key(module, batch: int, device: torch.device) -> str:
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else name_processor()
     kinds = [module.model_config.plain(), module.optimizer_config.plain()]
     network = json.dumps(kinds, sort_keys=True)
     data = module.data_config
@@ -290,19 +291,9 @@ def _key(module, batch: int, device: torch.device) -> str:
     return " | ".join([machine, threads, f"torch {torch.__version__}", shape, share, network])
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    keys = ("vendor_id", "cpu family", "model\t", "model name", "stepping")
-    values = [line.partition(":")[2].strip() for line in lines if line.startswith(keys)]
-    return " ".join(values[:5]) or platform.machine()
-
-
 def _read(memo: Path) -> dict[str, dict[str, float]]:
     try:
-        known = json.loads(memo.read_text())
+        known = json.loads(memo.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}  # missing or damaged: measure again
     return known if isinstance(known, dict) else {}

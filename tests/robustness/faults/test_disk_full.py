@@ -97,7 +97,7 @@ def test_a_checkpoint_that_finds_no_room(small, tmp_path, capsys, monkeypatch):
         filled(patch, small, "on_train_epoch_end", 1, left=4096)
         assert main(["train", f"run_dir={home}", *FEW]) == 2
     line = one_line(capsys)
-    assert ".ckpt was not written" in line and f"make resume run={home}" in line
+    assert ".ckpt was not written" in line and f"convlens resume run={home}" in line
     assert not list((home / "checkpoints").glob(".*"))
     assert checkpoint(home)["epoch"] == 0
     (small / "ballast").unlink()
@@ -120,7 +120,7 @@ def test_what_only_tells_of_a_run_is_left_out_and_said(small, tmp_path, capsys, 
     assert "Traceback" not in out + err and "Exception in thread" not in err
     # the last thing to be written is the summary, and it cannot be
     assert status == 2 and "summary.json was not written" in err
-    assert f"make resume run={home}" in err
+    assert f"convlens resume run={home}" in err
     said = out + err
     assert said.count("event file is incomplete") == 1
     assert said.count("metrics.csv lacks its last rows") == 1

@@ -80,7 +80,7 @@ def test_a_killed_process_ends_the_run_in_a_line(left_alone, cache, tmp_path):
     os.kill(others[0], signal.SIGKILL)
     (line,) = told(process, 60)
     assert process.returncode in (1, 2)
-    assert "process 2 of 2 was ended by SIGKILL" in line and f"make resume run={home}" in line
+    assert "process 2 of 2 was ended by SIGKILL" in line and f"convlens resume run={home}" in line
     assert gone(others, 1)
     resumed(home, cache)
     assert not differences(left_alone, home)

@@ -54,7 +54,7 @@ def test_sigterm_ends_the_step_and_resume_goes_on_amid_the_epoch(data, tmp_path)
     assert ended == 143
     (line,) = lines
     assert "stopped by SIGTERM after 0 of 1 epochs and " in line
-    assert f"make resume run={home}" in line
+    assert f"convlens resume run={home}" in line
     assert main(["resume", f"run={home}"]) == 0
     assert not differences(alone, home)
 
@@ -73,7 +73,7 @@ def test_a_signal_ends_the_step_and_resume_goes_on_amid_the_epoch(
     assert ended == status
     (line,) = lines
     assert f"stopped by {number.name} after {epoch} of 6 epochs and " in line
-    assert f"make resume run={home}" in line
+    assert f"convlens resume run={home}" in line
     kept = checkpoint(home, "stopped")
     done = kept["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["completed"]
     assert f"and {done} of 500 batches" in line and done > 0
@@ -123,7 +123,7 @@ def test_sigterm_at_any_hook(tmp_path, data, capsys, monkeypatch, hook, more):
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
     (line,) = [line for line in err.splitlines() if line.startswith("convlens: ")]
-    assert "stopped by SIGTERM" in line and f"make resume run={home}" in line
+    assert "stopped by SIGTERM" in line and f"convlens resume run={home}" in line
     assert main(["resume", f"run={home}"]) == 0
     assert not differences(tmp_path / "alone", home)
 

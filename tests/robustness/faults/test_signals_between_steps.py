@@ -97,7 +97,7 @@ def test_between_steps(
     (line,) = [line for line in said.splitlines() if line.startswith("convlens: ")]
     assert f"stopped by {number.name}" in line
     if epochs is not None:
-        assert f"after {epochs} of " in line and f"make resume run={tmp_path / 'run'}" in line
+        assert f"after {epochs} of " in line and f"convlens resume run={tmp_path / 'run'}" in line
     assert main(["resume", f"run={tmp_path / 'run'}"]) == 0
     assert (tmp_path / "run" / "report.html").exists()
     assert not differences(left, tmp_path / "run")

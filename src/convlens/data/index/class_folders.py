@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from convlens.data.index.labels import PATTERN_EXAMPLE, Keys, parse_split, sugge
 
 def name_prefix(folder: Path, root: Path) -> str:
     """Return the prefix that makes names in ``folder`` relative to ``root``; "" for ``root``."""
-    return "" if folder == root else os.path.join(folder.relative_to(root), "")
+    return "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
 
 
 def refuse_strays(folder: Path, where: str, walk: Walk) -> None:

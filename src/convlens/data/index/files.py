@@ -52,7 +52,7 @@ class Files(Sequence[Path]):
                 path = path.relative_to(directory)
             elif not path.is_absolute():
                 path = Path(os.path.abspath(path))
-            name = os.fsencode(path)
+            name = os.fsencode(path.as_posix())
             text += name
             lengths.append(len(name))
         return cls(directory, bytes(text), np.cumsum(lengths))
@@ -113,8 +113,10 @@ def _as_array(rows: range | np.ndarray) -> np.ndarray:
 
 def _is_plain(text: bytes, starts: np.ndarray) -> bool:
     """Return whether every path is the directory, a slash and the name, with nothing to resolve."""
-    begins = np.frombuffer(text, np.uint8)[starts[:-1]]
-    return b".." not in text and not (begins == ord("/")).any()
+    letters = np.frombuffer(text, np.uint8)
+    second = np.minimum(starts[:-1] + 1, len(text) - 1)
+    is_absolute = (letters[starts[:-1]] == ord("/")) | (letters[second] == ord(":"))  # C:/…
+    return b".." not in text and not is_absolute.any()
 
 
 class Texts(Sequence[str]):

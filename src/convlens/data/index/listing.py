@@ -12,6 +12,7 @@ Nothing is decoded here. Legend: N images, K classes. There are four layouts:
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -142,7 +143,7 @@ def list_images(
         read_as = find_encoding(root, source, encoding, keys)
         notes += [read_as.note] if read_as.note else []
         for split, label, file in read_label_rows(root, source, keys, read_as, several):
-            name = str(file.relative_to(root) if file.is_relative_to(root) else file)
+            name = (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
             found.append((split, label, name))
         refuse_numbers([label for _, label, _ in found], Path(csv))
         if several:
@@ -272,7 +273,7 @@ def _describe_unlisted(root: Path, table: set[str]) -> list[str]:
     unlisted = NameCount()
     for folder in sorted({os.path.dirname(name) for name in table}, key=os.fsencode):
         for name in Walk(root).read_folder(root / folder)[1]:
-            if (path := os.path.join(folder, name)) not in table:
+            if (path := posixpath.join(folder, name)) not in table:
                 unlisted.add(path)
     if not unlisted.count:
         return []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.core import system
 from convlens.core.errors import UserError
 from convlens.data.index.labels import SPLITS, Keys
 from convlens.data.index.listing import Listing, list_images
@@ -56,7 +57,7 @@ def copy_split(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         _copy_images(listing, temporary, link)
-        os.replace(temporary, target)  # also replaces an empty folder
+        system.replace_folder(temporary, target)  # also replaces an empty folder
     except OSError as error:
         way_out = "; links need one file system: leave out link" if link else ""
         raise UserError(

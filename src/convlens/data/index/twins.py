@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.core import system
 from convlens.core.errors import UserError
 from convlens.data.index.files import read_size_and_time
 from convlens.data.index.folders import count_noun
@@ -170,9 +171,9 @@ def _hash_end(path: bytes, size: int) -> int:
     whole would cost as much as decoding. The end of a compressed file differs if the images do.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = system.open_file(path, os.O_RDONLY)
         try:
-            end = os.pread(descriptor, _END, max(0, size - _END))
+            end = system.read_at(descriptor, _END, max(0, size - _END))
         finally:
             os.close(descriptor)
     except OSError as error:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.core import system
+
 _BLOCK = 1 << 24  # bytes written at a time
 
 
 class ArrayFile:
     """An ``.npy`` file of known shape, filled in any order and from any thread.
 
-    It is written with ``pwrite``, not through a memory map: on a full disk a map kills the process
+    It is written at places, not through a memory map: on a full disk a map kills the process
     (SIGBUS), while a write reports it. Resident memory stays flat, however large the array.
 
     Args:
@@ -35,7 +37,7 @@ class ArrayFile:
             size = self._start + int(np.prod(self.shape)) * self.dtype.itemsize
             file.truncate(size)  # rows never written read as zeros
             self._info = os.fstat(file.fileno())
-        self._fd = os.open(path, os.O_RDWR)
+        self._fd = system.open_file(path, os.O_RDWR)
 
     def put(self, first: int, rows: np.ndarray) -> None:
         """Write ``rows``, (n, …) of this file's dtype, at index ``first``."""
@@ -44,7 +46,7 @@ class ArrayFile:
         data = memoryview(np.ascontiguousarray(rows, dtype=self.dtype)).cast("B")
         place = self._start + first * self._row
         while data:
-            count = os.pwrite(self._fd, data[:_BLOCK], place)
+            count = system.write_at(self._fd, data[:_BLOCK], place)
             data, place = data[count:], place + count
 
     def is_there(self) -> bool:

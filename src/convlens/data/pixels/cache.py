@@ -8,8 +8,7 @@ cache must not take as long as building it.
 
 While a process builds an entry it holds a lock on ``<name>.json.tmp``, the future sidecar. A second
 process that needs the same entry waits and then maps it. Temporary files without a lock belong to a
-process that died and are removed. (The system releases locks when a process dies; process ids
-would not do, because the next container may reuse them.)
+process that died and are removed.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 
+from convlens.core import system
 from convlens.core.errors import UserError
 from convlens.core.locks import is_same_file, take_lock, wait_for_lock
 from convlens.core.memory import read_total_memory
@@ -251,14 +251,14 @@ def _build(writer: FileWriter, fingerprint: str, build: Callable[[Writer], dict]
                 )
             with open(file.path, "rb") as array_file:
                 arrays[key] = _read_state(array_file)
-            os.replace(file.path, f"{place}.{key}.npy")
+            system.replace(file.path, f"{place}.{key}.npy")
         content = {"fingerprint": fingerprint, "arrays": arrays, "notes": notes}
         content["digest"] = digest(FORMAT, content)
         with open(temporary, "w", encoding="utf-8") as sidecar:
             json.dump(content, sidecar)
             sidecar.flush()
             os.fsync(sidecar.fileno())
-        os.replace(temporary, f"{place}.json")
+        system.replace(temporary, f"{place}.json")
     except BaseException:
         for file in files.values():
             if file.is_there():
@@ -324,7 +324,7 @@ def _own_entry(directory: Path, name: str) -> Iterator[str | None]:
     every process builds the entry under its own temporary name, and the last one wins.
     """
     path = directory / f"{name}.json.tmp"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    fd = system.open_file(path, os.O_RDWR | os.O_CREAT)
     try:
         if not wait_for_lock(fd, f"building {name}"):
             path.unlink(missing_ok=True)
@@ -339,7 +339,7 @@ def _sweep(directory: Path) -> None:
     """Remove what dead processes left: temporary files of entries that nobody has locked."""
     for temporary in directory.glob("*.json.tmp"):
         with contextlib.suppress(OSError):  # another process removes it too, or owns it
-            fd = os.open(temporary, os.O_RDWR)
+            fd = system.open_file(temporary, os.O_RDWR)
             try:
                 if take_lock(fd) and is_same_file(fd, temporary):
                     name = temporary.name.removesuffix(".json.tmp")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.core.system import count_cores
 from convlens.data.index.digests import UNREAD, file_digest
 from convlens.data.index.files import Files
 from convlens.data.pixels.cache import Writer, fingerprint_files, load_or_build
-from convlens.data.pixels.load import count_cores, show_progress
+from convlens.data.pixels.load import show_progress
 
 _VERSION = 1  # of the digests: raise it when a file would get a different one
 _CHUNK = 64  # files per task of a thread

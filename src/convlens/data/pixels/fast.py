@@ -34,7 +34,7 @@ def check_installed() -> None:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"data.decode=fast needs torchcodec ({reason}): install it with "
-            f"`.venv/bin/uv pip install -c requirements.lock -e '.[decode]'`, or leave this key out"
+            f"`pip install 'convlens[decode]'`, or leave this key out"
         ) from error
 
 

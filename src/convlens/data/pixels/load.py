@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import functools
 import logging
-import os
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from PIL import _imaging as core
 
 from convlens.core.errors import UserError
 from convlens.core.progress import is_on_terminal, progress_bar
+from convlens.core.system import count_cores
 from convlens.data.index.digests import file_digest
 from convlens.data.index.files import Files
 from convlens.data.pixels.cache import Writer, fingerprint_files, load_or_build
@@ -232,9 +232,3 @@ def show_progress(
         yield work.advance
     if in_lines:
         print(f"{past_verb} in {time.monotonic() - start:.1f} s", file=sys.stderr)
-
-
-def count_cores() -> int:
-    """Return how many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

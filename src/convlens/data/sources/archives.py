@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from convlens.core import system
 from convlens.core.downloads import fetch
 from convlens.core.errors import UserError
 from convlens.core.locks import is_same_file, wait_for_lock
@@ -101,7 +102,7 @@ class Archives:
                         f"the archives of {self.addresses[0]} have no folder {missing[root][0]}/, "
                         f"so they are not {self.title}; {by_hand}"
                     )
-                os.replace(root, directory)
+                system.replace_folder(root, directory)
         except OSError as error:
             raise UserError(
                 f"cannot put {self.title} into {directory}: {error.strerror or error}; free space "
@@ -132,27 +133,25 @@ def _unpack(archive: Path, folder: Path) -> None:
 def own_folder(folder: Path, activity: str) -> Iterator[Path]:
     """Provide an empty folder for this process alone, and remove it afterwards.
 
-    The folder is locked, and the system releases locks when a process dies. So a second process
+    A file in it is locked, and the system releases locks when a process dies. So a second process
     waits for a living owner, and clears what a dead one left.
 
     Args:
         folder: the folder; it need not exist.
         activity: what the owner is doing, for the line that a second process prints.
     """
+    lock = folder / ".lock"
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # its owner has just removed it: try again
-            fd = os.open(folder, os.O_RDONLY)
-            try:
-                is_locked = wait_for_lock(fd, activity)
-            except OSError:
-                is_locked = False  # this file system can lock files, but not folders
-            if not is_locked or is_same_file(fd, folder):
+            fd = system.open_file(lock, os.O_RDWR | os.O_CREAT)
+            if not wait_for_lock(fd, activity) or is_same_file(fd, lock):
                 break
             os.close(fd)
     try:
         for old in folder.iterdir():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            if old != lock:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

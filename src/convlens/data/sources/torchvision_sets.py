@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
+from convlens.core import system
 from convlens.core.errors import UserError
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -211,7 +212,7 @@ def _download(source: type, directory: Path, below: str, files: str, missing) ->
         target = directory / below
         target.mkdir(parents=True, exist_ok=True)
         for file in sorted((temporary / below).glob(files)):
-            os.replace(file, target / file.name)
+            system.replace(file, target / file.name)
     except (OSError, RuntimeError, *_DAMAGE) as error:
         # URLError is an OSError; torchvision's RuntimeError lists every mirror over many lines
         brief = textwrap.shorten(str(error), 160, placeholder=" …")

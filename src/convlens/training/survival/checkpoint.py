@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from convlens.core.command_lines import command_line
 from convlens.core.errors import UserError
 from convlens.core.files import open_atomic
 from convlens.core.stopwatch import count_seconds
@@ -42,10 +43,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
         # torch reports a failed write as a RuntimeError
         except (OSError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            again = command_line("resume", run=target.parent.parent)
             free = shutil.disk_usage(target.parent).free
             raise UserError(
                 f"{target} was not written ({reason[:120]}; {free / 1e6:.0f} MB free): make room; "
-                f"`make resume run={target.parent.parent}` continues from the previous checkpoint"
+                f"`{again}` continues from the previous checkpoint"
             ) from error
 
 

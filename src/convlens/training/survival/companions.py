@@ -16,6 +16,8 @@ import time
 import pytorch_lightning as L
 import torch
 
+from convlens.core.system import wait_for_parent
+
 EACH = 0.5  # seconds between two checks
 GRACE = 20.0  # seconds that the first process gets to end by itself after another one died
 
@@ -93,9 +95,7 @@ def _describe_end(child: subprocess.Popen) -> str:
 
 def _follow_parent() -> None:
     """End this process when the one that started it is gone."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(EACH)
+    wait_for_parent()
     time.sleep(GRACE / 4)  # it usually notices by itself, in a collective operation
     os._exit(1)
 

@@ -22,9 +22,9 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.host_copy import HostCopy
+from convlens.core.system import STOPS, pass_on_stop
 
 log = logging.getLogger("convlens")
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption(L.Callback):
@@ -65,11 +65,11 @@ class Interruption(L.Callback):
             first, self.signal_number = not self.signal_number, number
             if first:
                 for child in getattr(trainer.strategy.launcher, "procs", ()):
-                    child.send_signal(signal.SIGTERM)  # ignored by those that have ended
+                    pass_on_stop(child)
             if not self._stepping:
                 raise Interrupted(status=128 + number)  # nothing is lost
 
-        for number in SIGNALS:
+        for number in STOPS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, note)  # Lightning restores the old handlers at the end
 

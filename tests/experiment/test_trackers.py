@@ -216,6 +216,7 @@ def test_all_have_the_report_and_the_model(home):
         assert theirs["files"][part] == (file.stat().st_size, digest)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_in_all_without_anything_twice(home, logged, tmp_path, monkeypatch):
     (tmp_path / "killing.py").write_text(KILLER)
     words = [f"config_dir={tmp_path}", "callbacks.killer._target_=killing.Killer"]
@@ -259,6 +260,7 @@ def test_the_weights_are_the_same_bits_with_any_logger_and_with_none(home, tmp_p
         assert file.read_bytes() == (home / file.relative_to(alone)).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_nothing_reaches_the_network(tmp_path):
     """All requests would go to a proxy, which counts them; a token would make libraries ask."""
     asked = []

@@ -114,5 +114,5 @@ class MlflowTracker(Tracker):
     def log_file(self, part: Part, file: Path) -> None:
         self._client.log_artifact(self.run_id, str(file), part)
 
-    def close(self, finished: bool) -> None:
+    def close(self, finished: bool = False) -> None:
         self._client.set_terminated(self.run_id, "FINISHED" if finished else "KILLED")

@@ -100,7 +100,7 @@ class TrackioTracker(Tracker):
             self._run._flush_queues_inline()
         self._check()
 
-    def close(self, finished: bool) -> None:
+    def close(self, finished: bool = False) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             self._run.finish()
         self._check()

@@ -95,5 +95,5 @@ class WandbTracker(Tracker):
         artifact.add_file(str(file), policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact)
 
-    def close(self, finished: bool) -> None:
+    def close(self, finished: bool = False) -> None:
         self._run.finish(exit_code=0 if finished else 1)

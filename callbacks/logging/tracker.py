@@ -60,7 +60,7 @@ class Tracker(ABC):
         """Write all that was logged to where it is kept, if the service does so later by itself."""
 
     @abstractmethod
-    def close(self, finished: bool) -> None:
+    def close(self, finished: bool = False) -> None:
         """End the run in the service; ``finished`` is False if it was interrupted or failed."""
 
 

@@ -50,6 +50,7 @@ WORDS = [
     "callbacks.filter_visuals.units=2", "callbacks.filter_visuals.patch_pictures=8",
     "alarms.overfitting_epochs=1", "alarms.gap=0.0", "alarms.gap_epochs=1",
 ]  # fmt: skip
+FEW = [*TINY, "training.epochs=1", "callbacks=none", "trainer.log_every_n_steps=2"]
 KILLER = '''
 import os
 import signal
@@ -85,15 +86,17 @@ def _own_places(tmp_path_factory):
 
 
 def convlens(*words, **environment) -> subprocess.CompletedProcess:
+    """Run a command in a process of its own, which also starts its own service of wandb."""
+    kept = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return subprocess.run(
-        [sys.executable, "-m", "convlens", *map(str, words)], env={**os.environ, **environment},
+        [sys.executable, "-m", "convlens", *map(str, words)], env={**kept, **environment},
         capture_output=True, text=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
 def train(home: Path, *words) -> Path:
     """Train in this process, whose libraries are loaded."""
-    assert main(["train", f"run_dir={home}", *WORDS, *words]) == 0
+    assert main(["train", f"run_dir={home}", *words]) == 0
     return home
 
 
@@ -107,7 +110,7 @@ def read_all(home: Path) -> dict[str, Logged]:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A run that nobody disturbed, logged to all four."""
-    return train(tmp_path_factory.mktemp("four") / "run", ALL_FOUR)
+    return train(tmp_path_factory.mktemp("four") / "run", *WORDS, ALL_FOUR)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +216,7 @@ def test_all_have_the_report_and_the_model(home):
         assert theirs["files"][part] == (file.stat().st_size, digest)
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_in_all_without_anything_twice(home, logged, tmp_path, monkeypatch):
     (tmp_path / "killing.py").write_text(KILLER)
     words = [f"config_dir={tmp_path}", "callbacks.killer._target_=killing.Killer"]
@@ -242,7 +246,7 @@ def test_a_killed_run_continues_in_all_without_anything_twice(home, logged, tmp_
 
 
 def test_the_weights_are_the_same_bits_with_any_logger_and_with_none(home, tmp_path):
-    alone = train(tmp_path / "alone", "logger=csv")
+    alone = train(tmp_path / "alone", *WORDS, "logger=csv")
     assert not (alone / "tensorboard").exists() and not (alone / "trackers").exists()
     contents = [
         torch.load(each / "checkpoints" / "last.ckpt", weights_only=True) for each in (home, alone)
@@ -256,6 +260,7 @@ def test_the_weights_are_the_same_bits_with_any_logger_and_with_none(home, tmp_p
         assert file.read_bytes() == (home / file.relative_to(alone)).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_nothing_reaches_the_network(tmp_path):
     """All requests would go to a proxy, which counts them; a token would make libraries ask."""
     asked = []
@@ -283,8 +288,8 @@ def test_nothing_reaches_the_network(tmp_path):
             "no_proxy": "",
             "CI": "",
         }
-        words = [*WORDS, ALL_FOUR, "callbacks=none", "training.epochs=1"]
-        done = convlens("train", f"run_dir={tmp_path / 'run'}", *words, **environment)
+        run = f"run_dir={tmp_path / 'run'}"
+        done = convlens("train", run, *FEW, ALL_FOUR, **environment)
         assert done.returncode == 0, done.stderr
         probe = "import urllib.request as r\ntry: r.urlopen('http://example.invalid', timeout=5)\n"
         probe += "except Exception: pass"
@@ -295,7 +300,7 @@ def test_nothing_reaches_the_network(tmp_path):
 
 @pytest.mark.slow
 def test_only_the_first_of_two_processes_logs_ddp(tmp_path):
-    train_apart(tmp_path, *WORDS, ALL_FOUR, "trainer=ddp_cpu", "callbacks=none")
+    train_apart(tmp_path, *FEW, ALL_FOUR, "trainer=ddp_cpu")
     logged = read_all(tmp_path / "run")
     assert logged["wandb"].numbers == logged["trackio"].numbers
     assert logged["wandb"].rounded() == logged["tensorboard"].numbers
@@ -320,8 +325,8 @@ def test_a_missing_package_is_a_line_before_anything_is_done(name, tmp_path, mon
 def test_a_tracker_that_cannot_be_opened_ends_the_run_in_one_line(tmp_path, capsys):
     taken = tmp_path / "file"
     taken.write_text("")
-    words = ["logger=[mlflow,trackio]", f"logger.trackio.dir={taken}", "callbacks=none"]
-    assert main(["train", f"run_dir={tmp_path / 'run'}", *WORDS, *words]) == 2
+    words = [*FEW, "logger=[mlflow,trackio]", f"logger.trackio.dir={taken}"]
+    assert main(["train", f"run_dir={tmp_path / 'run'}", *words]) == 2
     shown = capsys.readouterr().err
     (line,) = [each for each in shown.splitlines() if each.startswith("convlens:")]
     assert "logger=trackio cannot be opened" in line and "logger.trackio.dir" in line
@@ -334,7 +339,7 @@ def test_one_database_for_several_runs(tmp_path):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'all.db'}"
-    words = ["logger=[mlflow,trackio]", f"logger.mlflow.uri={uri}", "callbacks=none",
+    words = [*FEW, "logger=[mlflow,trackio]", f"logger.mlflow.uri={uri}",
              f"logger.trackio.dir={tmp_path / 'trackio'}"]  # fmt: skip
     for name in ("a", "b"):
         train(tmp_path / name, *words)

@@ -82,8 +82,8 @@ def _open_trackers(
             with convert_errors(f"logger={name} cannot be opened", QUESTIONS[name]):
                 trackers.append(OPENERS[name](config, home, run))
         except UserError:
-            for each in trackers:
-                each.close(False)
+            for each in (*trackers, journal):
+                each.close()
             raise
         run["run_id"] = trackers[-1].run_id
         write_atomic(record, json.dumps(runs, indent=2) + "\n")

@@ -22,6 +22,7 @@ from convlens.config.schema.keys import (
     key,
     one_of,
     one_or_each,
+    optional,
     whole,
 )
 from convlens.core.errors import UserError, nearest
@@ -164,8 +165,8 @@ class MistakesConfig(BatchedConfig):
     random: Annotated[int, whole(0)] = key(
         "number of random validation images to show, the same ones throughout the run"
     )
-    table: Annotated[int, whole(0)] = key(
-        "number of most confident mistakes to list in a table", default=0
+    table: Annotated[int | None, whole(0)] = optional(
+        "number of most confident mistakes to list in a table"
     )
 
 

@@ -64,7 +64,7 @@ def read_label_rows(
     spellings: dict[Path, dict[str, list[str]]] = {}
     lines: dict[Path, int] = {}
     missing: list[str] = []
-    for line, row in read_table(path, CSV_COLUMNS[:2], keys.csv, encoding=encoding):
+    for line, row in read_table(path, CSV_COLUMNS[:2], keys.csv, read_as=encoding):
         name, label = row["file"], row["label"]
         if not name or not label:
             empty = "label" if name else "file"
@@ -113,7 +113,7 @@ def read_table(
     columns: Sequence[str],
     key: str,
     strip: bool = True,
-    encoding: Encoding = UTF8,
+    read_as: Encoding = UTF8,
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a CSV lazily: line number, and values by column.
 
@@ -124,13 +124,13 @@ def read_table(
         columns: required columns; others may exist.
         key: what messages call the file.
         strip: whether to strip spaces around values.
-        encoding: of the file.
+        read_as: the encoding of the file.
 
     Raises:
         UserError: the file cannot be read or lacks a column; the error names the file.
     """
     try:
-        with open(path, encoding=encoding.codec, errors=encoding.errors, newline="") as file:
+        with open(path, encoding=read_as.codec, errors=read_as.errors, newline="") as file:
             header = file.readline()
             separator = next((mark for mark in ",;\t" if mark in header), ",")
             file.seek(0)
@@ -151,7 +151,7 @@ def read_table(
     except UnicodeError as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"{path} cannot be read as {encoding.codec} ({reason}): set data.encoding to its "
+            f"{path} cannot be read as {read_as.codec} ({reason}): set data.encoding to its "
             "encoding, or save it as UTF-8"
         ) from None
     except (OSError, csv.Error) as error:

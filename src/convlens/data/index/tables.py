@@ -67,9 +67,8 @@ def read_label_rows(
     spellings: dict[Path, dict[str, list[str]]] = {}
     lines: dict[Path, int] = {}
     missing: list[str] = []
-    for line, row in read_table(
-        path, CSV_COLUMNS[: 1 if several else 2], keys.csv, encoding=encoding
-    ):
+    needed = CSV_COLUMNS[: 1 if several else 2]
+    for line, row in read_table(path, needed, keys.csv, read_as=encoding):
         name = row["file"]
         label = join_labels(row, path, line) if several else row["label"]
         if not name or not label:
@@ -119,7 +118,7 @@ def read_table(
     columns: Sequence[str],
     key: str,
     strip: bool = True,
-    encoding: Encoding = UTF8,
+    read_as: Encoding = UTF8,
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a CSV lazily: line number, and values by column.
 
@@ -130,13 +129,13 @@ def read_table(
         columns: required columns; others may exist.
         key: what messages call the file.
         strip: whether to strip spaces around values.
-        encoding: of the file.
+        read_as: the encoding of the file.
 
     Raises:
         UserError: the file cannot be read or lacks a column; the error names the file.
     """
     try:
-        with open(path, encoding=encoding.codec, errors=encoding.errors, newline="") as file:
+        with open(path, encoding=read_as.codec, errors=read_as.errors, newline="") as file:
             header = file.readline()
             separator = next((mark for mark in ",;\t" if mark in header), ",")
             file.seek(0)
@@ -157,7 +156,7 @@ def read_table(
     except UnicodeError as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"{path} cannot be read as {encoding.codec} ({reason}): set data.encoding to its "
+            f"{path} cannot be read as {read_as.codec} ({reason}): set data.encoding to its "
             "encoding, or save it as UTF-8"
         ) from None
     except (OSError, csv.Error) as error:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convlens.draw.canvas import add_margin, hstack, text_band, vstack
+from convlens.draw.canvas import PAD, add_margin, blank, hstack, text_band, vstack
 from convlens.draw.jpeg import encode_jpeg
 from convlens.draw.palette import INK
 from convlens.draw.text import TITLE
@@ -34,8 +34,8 @@ TITLED = 54  # pixels: the words above learning curves, the same for each
 HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: image and kernel; the patch as numbers
 MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of the pooled maps
 ANSWER, FILTER_NUMBERS = slice(645, 950), slice(-360, None)  # rows in the panel of a filter
-POOLED_WIDTH = 1000
-SPARSE_ROWS = 395
+POOLED_WIDTH = 970  # of the three pooled maps
+SPARSE_ROWS = 395  # rows of a grid with two rows of channels
 
 Cut = Callable[[Path], np.ndarray]
 
@@ -86,7 +86,7 @@ def kernel(tour: Path) -> np.ndarray:
 
 
 def filter_maps(tour: Path) -> np.ndarray:
-    """Draw the image and the kernels, and below them the sum with the bias, before and after ReLU."""
+    """Draw the image and the kernels; below, the sum with the bias, before and after ReLU."""
     panel = picture(tour / "filter" / "kernel.jpg")[:, :660]
     return vstack([panel[HEAD], panel[ANSWER]])
 
@@ -99,7 +99,8 @@ def pooling(tour: Path) -> np.ndarray:
     """Draw the map before pooling beside the three pooled maps."""
     panel = picture(tour / "pooled" / "kernel.jpg")
     before = named(_together(panel[MAPS]), "values of the kernel, 98×148")
-    return add_margin(hstack([before, panel[POOLED, :POOLED_WIDTH]]))
+    pooled = named(panel[POOLED, :POOLED_WIDTH], "after pooling, 49×74")
+    return add_margin(hstack([before, pooled]))
 
 
 def _together(maps: np.ndarray) -> np.ndarray:
@@ -128,10 +129,11 @@ def activations(tour: Path) -> np.ndarray:
     grid = {block: picture(grids / f"backbone.block{block}.activation.jpg") for block in (1, 2, 4)}
     # rows and columns of whole channels
     deeper = [
-        named(grid[2][91:368, 284:948], "block 2"),
+        named(grid[2][91:386, 284:948], "block 2"),
         named(grid[4][91:210, 284:938], "block 4"),
     ]
-    return vstack([grid[1][:395, :948], add_margin(vstack(deeper))])
+    first = grid[1][:395, :948]
+    return vstack([hstack([first, blank(len(first), PAD)], gap=0), add_margin(vstack(deeper))])
 
 
 def early_filters(tour: Path) -> np.ndarray:

@@ -35,7 +35,7 @@ HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: image and kernel; the 
 MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of the pooled maps
 ANSWER, FILTER_NUMBERS = slice(645, 950), slice(-360, None)  # rows in the panel of a filter
 POOLED_WIDTH = 970  # of the three pooled maps
-SPARSE_ROWS = 395  # rows of a grid with two rows of channels
+SPARSE_ROWS = 402  # rows of a grid with two rows of channels
 
 Cut = Callable[[Path], np.ndarray]
 
@@ -105,7 +105,8 @@ def pooling(tour: Path) -> np.ndarray:
 
 def _together(maps: np.ndarray) -> np.ndarray:
     """Cut out the last of four maps in a row, the sum of the colours."""
-    return maps[:, -maps.shape[1] // 4 :]
+    cut = maps[:, -maps.shape[1] // 4 :]
+    return hstack([blank(len(cut), PAD), cut], gap=0)
 
 
 def losses(runs: Path, titles: Sequence[str], columns: int = 3) -> np.ndarray:
@@ -129,10 +130,10 @@ def activations(tour: Path) -> np.ndarray:
     grid = {block: picture(grids / f"backbone.block{block}.activation.jpg") for block in (1, 2, 4)}
     # rows and columns of whole channels
     deeper = [
-        named(grid[2][91:386, 284:948], "block 2"),
-        named(grid[4][91:210, 284:938], "block 4"),
+        named(grid[2][104:402, 288:960], "block 2"),
+        named(grid[4][104:250, 288:960], "block 4"),
     ]
-    first = grid[1][:395, :948]
+    first = grid[1][:402, :960]
     return vstack([hstack([first, blank(len(first), PAD)], gap=0), add_margin(vstack(deeper))])
 
 

@@ -29,13 +29,13 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LIGHT = 120_000  # maximum bytes of a picture
 QUALITIES = (90, 80, 70, 60)  # of JPEG; the first one that is small enough is used
-TITLED = 54  # pixels: the words above learning curves, the same for each
+TITLED = 62  # pixels: the words above learning curves, the same for each
 # places in a panel of `make kernel`, in pixels
 HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: image and kernel; the patch as numbers
 MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of the pooled maps
 ANSWER, FILTER_NUMBERS = slice(645, 950), slice(-360, None)  # rows in the panel of a filter
 POOLED_WIDTH = 970  # of the three pooled maps
-SPARSE_ROWS = 402  # rows of a grid with two rows of channels
+SPARSE_ROWS, SPARSE_WIDTH = 402, 960  # of a grid: two rows of five channels
 
 Cut = Callable[[Path], np.ndarray]
 
@@ -155,7 +155,8 @@ def sparse_channels(tour: Path) -> np.ndarray:
         picture(grids / f"backbone.{name}.jpg")
         for name in ("block1.activation2", "block5.activation3")
     )
-    return vstack([first[:SPARSE_ROWS], late])
+    grids = vstack([each[:SPARSE_ROWS, :SPARSE_WIDTH] for each in (first, late)])
+    return hstack([grids, blank(len(grids), PAD)], gap=0)
 
 
 def inception_filters(tour: Path) -> np.ndarray:

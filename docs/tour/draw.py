@@ -35,7 +35,6 @@ HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: image and kernel; the 
 MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of the pooled maps
 ANSWER, FILTER_NUMBERS = slice(645, 950), slice(-360, None)  # rows in the panel of a filter
 POOLED_WIDTH = 970  # of the three pooled maps
-SPARSE_ROWS, SPARSE_WIDTH = 402, 960  # of a grid: two rows of five channels
 
 Cut = Callable[[Path], np.ndarray]
 
@@ -155,7 +154,7 @@ def sparse_channels(tour: Path) -> np.ndarray:
         picture(grids / f"backbone.{name}.jpg")
         for name in ("block1.activation2", "block5.activation3")
     )
-    grids = vstack([each[:SPARSE_ROWS, :SPARSE_WIDTH] for each in (first, late)])
+    grids = vstack([first[:368, :1000], late[:402, :1096]])  # two rows of six channels each
     return hstack([grids, blank(len(grids), PAD)], gap=0)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convlens.draw.canvas import add_margin, hstack, text_band, vstack
+from convlens.draw.canvas import PAD, add_margin, blank, hstack, text_band, vstack
 from convlens.draw.jpeg import encode_jpeg
 from convlens.draw.palette import INK
 from convlens.draw.text import TITLE
@@ -29,13 +29,12 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LIGHT = 120_000  # maximum bytes of a picture
 QUALITIES = (90, 80, 70, 60)  # of JPEG; the first one that is small enough is used
-TITLED = 54  # pixels: the words above learning curves, the same for each
+TITLED = 62  # pixels: the words above learning curves, the same for each
 # places in a panel of `make kernel`, in pixels
 HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: image and kernel; the patch as numbers
 MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of the pooled maps
 ANSWER, FILTER_NUMBERS = slice(645, 950), slice(-360, None)  # rows in the panel of a filter
-POOLED_WIDTH = 1000
-SPARSE_ROWS = 395
+POOLED_WIDTH = 970  # of the three pooled maps
 
 Cut = Callable[[Path], np.ndarray]
 
@@ -86,7 +85,7 @@ def kernel(tour: Path) -> np.ndarray:
 
 
 def filter_maps(tour: Path) -> np.ndarray:
-    """Draw the image and the kernels, and below them the sum with the bias and its ReLU."""
+    """Draw the image and the kernels; below, the sum with the bias, before and after ReLU."""
     panel = picture(tour / "filter" / "kernel.jpg")[:, :660]
     return vstack([panel[HEAD], panel[ANSWER]])
 
@@ -99,12 +98,14 @@ def pooling(tour: Path) -> np.ndarray:
     """Draw the map before pooling beside the three pooled maps."""
     panel = picture(tour / "pooled" / "kernel.jpg")
     before = named(_together(panel[MAPS]), "values of the kernel, 98×148")
-    return add_margin(hstack([before, panel[POOLED, :POOLED_WIDTH]]))
+    pooled = named(panel[POOLED, :POOLED_WIDTH], "after pooling, 49×74")
+    return add_margin(hstack([before, pooled]))
 
 
 def _together(maps: np.ndarray) -> np.ndarray:
     """Cut out the last of four maps in a row, the sum of the colours."""
-    return maps[:, -maps.shape[1] // 4 :]
+    cut = maps[:, -maps.shape[1] // 4 :]
+    return hstack([blank(len(cut), PAD), cut], gap=0)
 
 
 def losses(runs: Path, titles: Sequence[str], columns: int = 3) -> np.ndarray:
@@ -128,10 +129,11 @@ def activations(tour: Path) -> np.ndarray:
     grid = {block: picture(grids / f"backbone.block{block}.activation.jpg") for block in (1, 2, 4)}
     # rows and columns of whole channels
     deeper = [
-        named(grid[2][91:368, 284:948], "block 2"),
-        named(grid[4][91:210, 284:938], "block 4"),
+        named(grid[2][104:402, 288:960], "block 2"),
+        named(grid[4][104:250, 288:960], "block 4"),
     ]
-    return vstack([grid[1][:395, :948], add_margin(vstack(deeper))])
+    first = grid[1][:402, :960]
+    return vstack([hstack([first, blank(len(first), PAD)], gap=0), add_margin(vstack(deeper))])
 
 
 def early_filters(tour: Path) -> np.ndarray:
@@ -152,7 +154,8 @@ def sparse_channels(tour: Path) -> np.ndarray:
         picture(grids / f"backbone.{name}.jpg")
         for name in ("block1.activation2", "block5.activation3")
     )
-    return vstack([first[:SPARSE_ROWS], late])
+    grids = vstack([first[:368, :1000], late[:402, :1096]])  # two rows of six channels each
+    return hstack([grids, blank(len(grids), PAD)], gap=0)
 
 
 def inception_filters(tour: Path) -> np.ndarray:

@@ -159,6 +159,7 @@ def evaluate(module, data) -> dict[str, float]:
 
 def test_the_average_is_evaluated_explained_and_saved(tmp_path):
     looks = ["callbacks=default", "callbacks.budget=1", "looking.seconds=100", "training.ema=0.95"]
+    looks += ["optimizer.lr=0.03"]
     looks += [f"callbacks.{name}=null" for name in ("filter_visuals", "occlusion_maps", "scores")]
     home = train(tmp_path / "run", *looks)
     content = read_checkpoint(home / "checkpoints" / "last.ckpt")

@@ -101,6 +101,7 @@ def test_sgd_with_nesterov_is_torchs():
     [
         (["optimizer.name=lambb"], "optimizer.name=lambb: did you mean lamb"),
         (["optimizer.name=adahessian"], "optimizer.name=adahessian: did you mean"),
+        (["optimizer.name=kron"], "optimizer.name=kron: did you mean"),
         (["optimizer.name=fusedlamb"], "optimizer.name=fusedlamb: did you mean"),
         (["optimizer.name=bnbadam8bit"], "optimizer.name=bnbadam8bit: did you mean"),
         (["optimizer.momentum=-1"], "optimizer.momentum=-1: expected a number of at least 0"),

@@ -66,7 +66,7 @@ class TrainingConfig(Slice):
         "or multi_label (binary cross-entropy of each class, for images with several classes)"
     )
     focal_gamma: Annotated[float | None, at_least(0)] = optional(
-        "loss=focal: exponent of 1 - p; 0 is cross_entropy"
+        "training.loss=focal: exponent of 1 - p; 0 is cross_entropy"
     )
     label_smoothing: Annotated[float, FRACTION_BELOW_1] = key(
         "label smoothing: fraction of the target spread over all classes"

@@ -115,8 +115,8 @@ class DataConfig(Slice):
         "image folders: CSV file of the images, with the columns file,label[,split]; null: none"
     )
     multi_label: Annotated[bool | None, SWITCH] = optional(
-        "image folders: images may have several classes, from a CSV file with the column labels or "
-        "a column for each class, or as files with the same bytes in several class folders"
+        "image folders: images may have several classes: CSV columns labels, or one per class; or "
+        "equal files in several class folders"
     )
     masks: Annotated[str | None, NULL | TEXT] = optional(
         "image folders: object masks, such as cats/1.png or Pascal VOC's cats/1.xml; null: none"

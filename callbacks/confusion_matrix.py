@@ -34,7 +34,7 @@ class ConfusionMatrix(ExplanationCallback):
         predictions = look.predictions
         if predictions is None or not len(predictions.labels):
             return
-        what, images = "confusion matrix", None
+        what, more = "confusion matrix", {}
         if predictions.present is None or look.thresholds is None:
             classes = len(look.class_names)
             counts = count_confusions(predictions.labels, predictions.predicted, classes)
@@ -42,7 +42,7 @@ class ConfusionMatrix(ExplanationCallback):
             assert predictions.probabilities is not None
             above = predictions.probabilities >= look.thresholds.numpy()
             counts = count_together(predictions.present, above)
-            what, images = "co-occurrence", predictions.present.sum(axis=0)
+            what, more = "co-occurrence", {"images": predictions.present.sum(axis=0)}
         title = f"{what} · {look.split} · epoch {look.clock}"
         tag = (
             "predictions/confusion_matrix/test"
@@ -52,5 +52,5 @@ class ConfusionMatrix(ExplanationCallback):
         yield from self.draw(
             look,
             tag,
-            lambda: confusion_matrix(counts, look.class_names, title=title, images=images),
+            lambda: confusion_matrix(counts, look.class_names, title=title, **more),
         )

@@ -93,7 +93,7 @@ def _try(name: str, kind: type[Metric], count: str, classes: int) -> None:
         metric.update(numbers.softmax(1), labels)
         value = metric.compute()
     except Exception as error:  # arguments without a default, or another kind of input
-        reason = " ".join(str(error).split())[:80]
+        reason = " ".join(str(error).split()).rpartition("__init__() ")[2][:80]
         raise UserError(f"metrics: {name} cannot be computed here ({reason})") from error
     if not isinstance(value, Tensor) or value.dim():
         raise UserError(f"metrics: {name} is a curve or a table, not one number; name another")

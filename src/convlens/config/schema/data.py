@@ -166,8 +166,8 @@ class DataConfig(Slice):
         "image folders: encoding of the CSV file, such as utf-8, utf-16 or cp1252; null: detect it"
     )
     multi_label: Annotated[bool | None, SWITCH] = optional(
-        "image folders: images may have several classes, from a CSV file with the column labels or "
-        "a column for each class, or as files with the same bytes in several class folders"
+        "image folders: images may have several classes: CSV columns labels, or one per class; or "
+        "equal files in several class folders"
     )
     masks: Annotated[str | None, NULL | TEXT] = optional(
         "image folders: object masks, such as cats/1.png or Pascal VOC's cats/1.xml; null: none"

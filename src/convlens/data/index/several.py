@@ -101,5 +101,5 @@ def refuse_numbers(labels: Sequence[str], path: Path) -> None:
     if fractions and 2 * len(set(labels)) > len(labels):
         raise UserError(
             f"labels in {path} are numbers such as {fractions[0]}: convlens predicts classes, not "
-            f"a number; group them into classes, or train timm with num_classes=1"
+            f"a number; group them into classes, or train a timm network with one output"
         )

@@ -10,6 +10,7 @@ import pytest
 import convlens
 from convlens.cli.main import main
 from convlens.core.errors import UserError
+from convlens.draw.photograph import fit_photograph
 from convlens.experiment.inputs import EXAMPLE
 from convlens.serving import page as serving
 from convlens.serving.page import METHODS, Overlay, answer
@@ -35,7 +36,7 @@ def test_the_answer_is_that_of_explain(explainer, method):
     classes, overlay = answer(explainer, str(CAT), method)
     found = explainer.explain(CAT, only=method)
     assert list(classes.items()) == found.top(5)
-    assert np.array_equal(overlay.picture, found.photograph.picture)
+    assert np.array_equal(overlay.picture, fit_photograph(found.photograph, 480))
     assert overlay.covered.shape == overlay.picture.shape
     assert (overlay.covered != overlay.picture).any()
     assert found.top(1)[0][0] in overlay.caption

@@ -26,6 +26,7 @@ from convlens.experiment.inputs import find_checkpoint, find_image_files, is_exp
 from convlens.experiment.networks import load_network
 from convlens.explain.grad_cam import grad_cam
 from convlens.explain.layers import find_feature_map
+from convlens.explain.occlusion import compute_logits
 from convlens.export import onnx_file, other_files
 from convlens.export.answers import (
     GRAD_CAM,
@@ -174,18 +175,17 @@ def _describe(
     Raises:
         UserError: ``cam``, and the network has no feature map.
     """
-    network, layer = explainer.network, None
-    parts = images.split(_BATCH)
+    network, layer, parts = explainer.network, None, images.split(_BATCH)
     expected = {PROBABILITIES: torch.cat([explainer.probabilities(part) for part in parts])}
-    with torch.no_grad():
-        expected[LOGITS] = torch.cat([network(part) for part in parts])
     if cam:
         layer, reason = find_feature_map(network, images[:1])
         if layer is None:
             raise UserError(f"cam=true: {reason}; leave it out")
         predicted = torch.full((len(images), 1), -1)
-        maps = grad_cam(network, images, predicted, [layer], batch=_BATCH).maps
-        expected[GRAD_CAM] = maps[layer][:, 0]
+        found = grad_cam(network, images, predicted, [layer], batch=_BATCH)
+        expected |= {LOGITS: found.logits, GRAD_CAM: found.maps[layer][:, 0]}
+    else:
+        expected[LOGITS] = compute_logits(network, images, batch=_BATCH)
     facts = make_facts(explainer.class_names, explainer.recipe, layer)
     facts = replace(facts, card=write_card(network, facts, origin))
     name = origin.config.model.name

@@ -17,7 +17,7 @@ import numpy as np
 
 from convlens.core.errors import Interrupted, UserError
 from convlens.draw.colour import find_full_colour_value
-from convlens.draw.photograph import overlay_map, overlay_signed_map
+from convlens.draw.photograph import fit_photograph, overlay_map, overlay_signed_map
 from convlens.experiment.explainer import Explainer
 from convlens.explain.occlusion import LEAST
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 METHODS = {"Grad-CAM": "grad_cam", "occlusion": "occlusion"}
 _TOP = 5  # classes listed
+_EDGE = 480  # longest side of the photograph, pixels
 _OPACITY = 0.8  # at first, of the map
 _KEPT = 600  # seconds for which Gradio keeps dropped images
 
@@ -37,7 +38,7 @@ class Overlay:
     """A photograph and the same with a map drawn over it.
 
     Attributes:
-        picture: uint8 ``(H, W, 3)``.
+        picture: uint8 ``(H, W, 3)``; what the network does not see is darker.
         covered: uint8 ``(H, W, 3)``, with the whole map.
         caption: what the map shows, in a sentence.
     """
@@ -68,7 +69,7 @@ def answer(explainer: Explainer, file: str, method: str) -> tuple[Classes, Overl
         UserError: the image cannot be decoded, or the network has no such map.
     """
     found = explainer.explain(file, only=[method])
-    picture, frame = found.photograph.picture, found.photograph.frame
+    picture, frame = fit_photograph(found.photograph, _EDGE), found.photograph.frame
     name = found.class_names[found.targets[0]]
     if method == "grad_cam":
         ((layer, maps),) = found.grad_cam.items()
@@ -124,8 +125,9 @@ def build_page(explainer: Explainer, network: str) -> Blocks:
                 classes = gr.Label(num_top_classes=_TOP, label="classes", elem_id="classes")
             with gr.Column():
                 drawn = gr.Image(
-                    format="png", interactive=False, label="map of the first class", elem_id="map"
-                )
+                    format="png", interactive=False, label="map of the first class", elem_id="map",
+                    buttons=["download", "fullscreen"],
+                )  # fmt: skip
                 caption = gr.Textbox(
                     interactive=False, show_label=False, container=False, elem_id="caption"
                 )

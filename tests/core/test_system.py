@@ -173,7 +173,12 @@ def test_a_failing_disk_is_not_a_lock_of_another(windows, tmp_path, monkeypatch)
 
 # -------------------------------------------------------------------------- processes and signals
 
-SLEEPING = "import sys, time\nopen(sys.argv[1], 'w').close()\ntime.sleep(60)"
+SLEEPING = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell may start the tests without Ctrl-C
+open(sys.argv[1], "w").close()
+time.sleep(60)
+"""
 
 
 def start_sleeping(mark) -> subprocess.Popen:

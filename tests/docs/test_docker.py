@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 
@@ -91,7 +94,8 @@ def test_base_and_kind_of_torch_are_arguments():
 
 
 def test_a_linter_finds_nothing():
-    linter = shutil.which("hadolint")
+    programs = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    linter = shutil.which("hadolint", path=os.pathsep.join(programs))
     if linter is None:
         pytest.skip("hadolint is not installed")
     done = subprocess.run([linter, DOCKERFILE], capture_output=True, text=True, check=False)

@@ -31,7 +31,8 @@ class Journal:
         self.size = len(kept)
         file.parent.mkdir(parents=True, exist_ok=True)
         # unbuffered: what was written before a kill is in the file
-        self._file = file.open("r+b" if file.exists() else "w+b", buffering=0)
+        file.touch()
+        self._file = file.open("r+b", buffering=0)
         self._file.truncate(self.size)
         self._file.seek(self.size)
 

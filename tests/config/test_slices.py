@@ -16,6 +16,11 @@ SOURCE = ROOT / "src" / "convlens"
 NAMES = {"config", "spec", "options", "thresholds", "theirs", *GROUPS}
 # these hold what they say, and nothing of a config
 OTHERS = {
+    # a tracker shows the whole config, and reads none of it
+    "callbacks/logging/to_mlflow.py: config",
+    "callbacks/logging/to_trackio.py: config",
+    "callbacks/logging/to_wandb.py: config",
+    "callbacks/logging/tracker.py: config",
     "callbacks/attribution.py: options",  # a method's own, whose names are Captum's
     "src/convlens/explain/attribution.py: options",
     "src/convlens/explain/captum_methods.py: options",

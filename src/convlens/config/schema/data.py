@@ -43,7 +43,7 @@ class SplitConfig(Slice):
         "test images to hold out: a fraction below 1 or a count; null: 0.15"
     )
     folds: Annotated[int | None, NULL | whole(2)] = optional(
-        "cross-validation: number of folds; null: none. make train folds=N sets it"
+        "cross-validation: number of folds, which the word folds=N sets; null: none"
     )
     fold: Annotated[int | None, NULL | whole(0)] = optional(
         "cross-validation: number of the fold, from 0, whose images are the test images"

@@ -62,8 +62,8 @@ class TrainingConfig(Slice):
         "validation and test images per batch, in each process"
     )
     loss: Annotated[str, one_of("cross_entropy", "binary", "focal", "mse", "multi_label")] = key(
-        "loss: cross_entropy, focal or mse (one logit per class), binary (one logit, two classes) "
-        "or multi_label (binary cross-entropy of each class, for images with several classes)"
+        "loss: cross_entropy, focal or mse (one logit per class), binary (one logit) or "
+        "multi_label (binary cross-entropy of each class)"
     )
     focal_gamma: Annotated[float | None, at_least(0)] = optional(
         "training.loss=focal: exponent of 1 - p; 0 is cross_entropy"

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convlens.core.errors import UserError
+from convlens.core.system import replace_folder
 from convlens.data.index.files import Files, ListingBuilder, read_size_and_time
 from convlens.data.index.kinds import HEAD, detect_kind
 from convlens.data.index.labels import Keys
@@ -94,7 +95,7 @@ def unpack_images(
             text = json.dumps({"state": state, "rows": rows, "notes": notes})
             (content / _RECORD).write_text(text, encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
-            os.replace(content, folder)
+            replace_folder(content, folder)
     except OSError as error:
         raise UserError(
             f"cannot unpack images to {folder}: {error.strerror or error}; free space there, or "

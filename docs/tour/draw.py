@@ -159,9 +159,10 @@ def sparse_channels(tour: Path) -> np.ndarray:
 
 
 def inception_filters(tour: Path) -> np.ndarray:
-    folder = last(tour / "flowers") / "layers" / "filters"
-    names = ("Conv2d_1a_3x3.conv", "Mixed_5d.branch3x3dbl_3.conv")
-    return vstack([picture(folder / f"backbone.{name}.jpg") for name in names])
+    folder = tour / "flowers_filters" / "layers" / "filters"
+    first = picture(folder / "backbone.Conv2d_1a_3x3.conv.jpg")
+    later = picture(folder / "backbone.Mixed_5d.branch3x3dbl_3.conv.jpg")[:, :806]  # five columns
+    return vstack([first, hstack([later, blank(len(later), PAD)], gap=0)])
 
 
 def looks(tour: Path) -> np.ndarray:

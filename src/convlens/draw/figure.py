@@ -18,7 +18,6 @@ BLUE, ORANGE, FAINT = "#3465c0", "#e27a18", "#a0a6b0"  # of lines
 SMALL_TEXT: dict[str, Any] = {"color": to_hex(MUTED), "fontsize": 9}  # text at an axis
 DPI = 100  # pixels per inch
 _HEADING = 300  # maximum width of a chart's heading, pixels
-_FONT = 9  # points, of a legend
 _LEGEND_ROW, _ROW = 20, 12  # points: height of a legend, and of a row of text
 
 
@@ -54,9 +53,13 @@ def add_legend(axes: Axes, heading: str = "", *, rows: int = 0, columns: int = 4
         rows: Rows of other text between the chart and the legend, of 12 points each.
         columns: Maximum number of entries side by side.
     """
+    from matplotlib.transforms import ScaledTranslation
+
+    up = ScaledTranslation(0, rows * _ROW / 72, axes.figure.dpi_scale_trans)  # 72 points per inch
     axes.legend(
-        ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=_FONT,
-        labelcolor=to_hex(INK), borderaxespad=0.2 + rows * _ROW / _FONT, borderpad=0.2,
+        ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9,
+        bbox_transform=axes.transAxes + up,
+        labelcolor=to_hex(INK), borderaxespad=0.2, borderpad=0.2,
         handlelength=1.4, handletextpad=0.5, columnspacing=1.2,
     )  # fmt: skip
     if heading:

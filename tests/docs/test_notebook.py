@@ -45,9 +45,9 @@ def test_the_notebook_runs_and_its_kept_outputs_are_what_it_gives(module, tmp_pa
     kept, ran = read(module), module.execute(read(module))
     for before, after in zip(kept["cells"], ran["cells"], strict=True):
         told, now = before.get("outputs", []), after.get("outputs", [])
-        assert len(told) == len(now)
         if "varies" in before["metadata"].get("tags", ()):  # seconds, and the machine's kernels
             continue
+        assert len(told) == len(now)
         assert [each.get("text") for each in told] == [each.get("text") for each in now]
         for one, other in zip(told, now, strict=True):
             if "data" in one:

@@ -24,6 +24,7 @@ from typing import Any
 from filelock import lock_descriptor
 
 WINDOWS = sys.platform == "win32"
+CAN_REPLACE_MAPPED = not WINDOWS  # whether a file can be replaced while it is mapped into memory
 _POLL = 0.05  # seconds between two attempts
 _PATIENCE = 2.0  # seconds for which Windows may keep a file open, such as for a scan
 # Windows locks bytes, and then nobody else can read them; no file that is locked is so long

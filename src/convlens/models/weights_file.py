@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from convlens.core.errors import UserError
+from convlens.core.system import CAN_REPLACE_MAPPED
 
 # keys under which training programs store weights; averaged weights first, as in timm
 CONTAINERS = (
@@ -116,7 +117,7 @@ def load_data(path: Path, *, mmap: bool = False) -> Any:
 
     Args:
         path: the file.
-        mmap: whether to leave the numbers on the disk.
+        mmap: whether to leave the numbers on the disk, if the file can still be replaced then.
 
     Raises:
         Exception: of any kind; a damaged file can raise anything.
@@ -124,6 +125,7 @@ def load_data(path: Path, *, mmap: bool = False) -> Any:
     placeholders = [(_Placeholder, name) for name in PLACEHOLDER_CLASSES]
     with warnings.catch_warnings(), torch.serialization.safe_globals(placeholders):
         warnings.simplefilter("ignore")
+        mmap = mmap and CAN_REPLACE_MAPPED  # a run writes its checkpoints again
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 

@@ -235,6 +235,9 @@ def test_explain_explains_every_predicted_class(home):
         (["exp=scratch", "training.loss=multi_label"], "data.objects=2 for shapes"),
         (["exp=multi_label", "training.class_weights=balanced"], "set it to null"),
         (["exp=multi_label", "scores=all"], "leave scores=all out"),
+        (["exp=multi_label", "data.augment.mixup=0.2"], "set them to 0"),
+        (["exp=multi_label", "data.augment.cutmix=1.0"], "set them to 0"),
+        (["exp=multi_label", "training.sampler=balanced"], "leave it out"),
         (["exp=multi_label", "data.shortcut=1"], "set data.objects=1"),
         (["exp=multi_label", "data.classes=2"], "3 classes or more"),
     ],
@@ -243,6 +246,14 @@ def test_what_does_not_fit_is_refused(words, said, tmp_path, capsys):
     assert main(["train", f"run_dir={tmp_path / 'run'}", *TINY, *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch_export", "safetensors", "timm"])
+def test_an_export_is_refused_before_anything_is_written(home, kind, at, capsys):
+    pytest.importorskip("onnxruntime", reason="comes with convlens[export]")
+    assert main(["export", f"ckpt={home}/checkpoints/best.ckpt", f"format={kind}"]) == 2
+    assert "cannot be exported yet" in capsys.readouterr().err
+    assert not [*at.iterdir()]
 
 
 FOLDER = [*(w for w in TINY if not w.startswith("data.pictures")), "training.epochs=1",

@@ -19,7 +19,7 @@ from convlens.training.multi_label import (
     compute_f1,
 )
 from convlens.training.named_metrics import build_metrics
-from convlens.training.objective import Objective, count_outputs
+from convlens.training.objective import Objective, average_predictions, count_outputs
 
 NAMES = list("abcd")
 
@@ -201,3 +201,10 @@ def test_details_are_those_of_scikit_learn():
             reference.precision_score(truth[:, k], predicted[:, k])
         )
     json.dumps(found, allow_nan=False)
+
+
+def test_two_predictions_are_averaged_class_by_class():
+    logits = list(4 * torch.randn(2, 6, 3, dtype=torch.float64))
+    mean = average_predictions(logits, several=True).sigmoid()
+    expected = torch.stack(logits).sigmoid().mean(dim=0)
+    torch.testing.assert_close(mean.double(), expected, rtol=1e-5, atol=1e-7)

@@ -141,6 +141,11 @@ def export_network(
     home = _find_folder(run_dir, FILES[kind])
     with progress_bar("reading the network"):
         explainer, _ = load_network(ckpt, words)
+        if explainer.thresholds is not None:  # a file has no place for them yet
+            raise UserError(
+                f"ckpt={ckpt}: networks with several classes per image cannot be exported yet; "
+                f"predict and explain read the checkpoint"
+            )
         explainer.network.cpu()
         origin = read_origin(ckpt, words)
     with progress_bar("computing the answers for the check"):

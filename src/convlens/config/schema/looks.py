@@ -21,8 +21,8 @@ from convlens.config.schema.keys import (
     each,
     key,
     one_of,
-    optional,
     one_or_each,
+    optional,
     whole,
 )
 from convlens.core.errors import UserError, nearest

@@ -195,8 +195,8 @@ class ActivationGridsConfig(BatchedConfig):
     rule: Annotated[str, one_of("shared", "reference")] = key(
         "scale: shared (one scale, 0 is black) or reference (each channel's mean ± 2 sd)"
     )
-    colours: Annotated[str, one_of("default", "grey")] = key(
-        "colour table of the maps: default, or grey from black to white", default="default"
+    colours: Annotated[str | None, one_of("default", "grey")] = optional(
+        "colour table of the maps: default, or grey from black to white"
     )
     order: Annotated[str, one_of("strength", "index")] = key(
         "order of the channels: strength (mean magnitude in the image) or index (to compare epochs)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from convlens.cli.main import COMMANDS, main
+from convlens.cli.train import split_multirun
 from convlens.cli.words import split_make_words
-from convlens.config.compose import compose
+from convlens.config.compose import compose, split_values
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -35,12 +37,15 @@ def check_make(line: str) -> None:
     known = not any(
         "=last" in w or "ckpt=" in w or "config_dir=" in w or "NAME" in w for w in typed
     )
-    if target in ("train", "plan") and known and "multirun=true" not in typed:
+    if target in ("train", "plan") and known:
         words = [word for word in split_make_words(typed) if "TORCH_BACKEND" not in word]
         if {"--help", "--cfg"} & set(words):  # prints and stops
             assert main([target, *words]) == 0
             return
-        compose([word for word in words if "…" not in word])
+        several, words = split_multirun(words) if target == "train" else (False, words)
+        choices = [split_values(word) if several else [word] for word in words if "…" not in word]
+        for chosen in itertools.product(*choices):
+            compose(list(chosen))
 
 
 def test_a_picture_stands_before_the_prose():

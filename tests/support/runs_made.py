@@ -63,7 +63,7 @@ def write_run(
         summary = {
             "experiment": config["experiment"], "seed": config["seed"], "epochs": len(losses) - 1,
             "best_epoch": best, "val": {"loss": losses[best], "accuracy": 1 / (1 + losses[best])},
-            "test": {"loss": test[0], "accuracy": test[1], "f1": {"cat": test[1]}},
+            "test": {"loss": test[0], "accuracy": test[1], "f1/cat": test[1]},
             "images_per_second": 100.0, "seconds": {"total": seconds, "training": seconds / 2},
             "precision": "32", "alarms": list(alarms), "failures": [],
         }  # fmt: skip

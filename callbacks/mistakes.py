@@ -212,6 +212,7 @@ class Mistakes(ExplanationCallback):
         self, look: Look, predictions: Predictions, suffix: str, when: str
     ) -> Findings:
         assert look.thresholds is not None and predictions.probabilities is not None
+        assert predictions.present is not None
         above, present = predictions.probabilities >= look.thresholds.numpy(), predictions.present
         title = f"misses and false alarms by class · {when}"
         yield from self.draw(

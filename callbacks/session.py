@@ -128,7 +128,7 @@ class Session:
                     predictions=self.predictions if explanation.needs_predictions else None,
                     memo=shared.memo, skip_preprocessing=skip_preprocessing,
                     budget_key=self.time_setting,
-                    thresholds=module.thresholds.cpu() if ours and module.multi_label else None,
+                    thresholds=_read_thresholds(module),
                     pace=pace, work=work, **self._context,
                 )  # fmt: skip
 
@@ -335,3 +335,10 @@ def _find_marks(module: L.LightningModule) -> dict[str, int]:
         for epoch, (before, phase) in enumerate(pairwise(phases), start=1)
         if phase is not before
     }
+
+
+def _read_thresholds(module: L.LightningModule) -> Tensor | None:
+    """Return the thresholds of the classes, on the CPU; None unless images may have several."""
+    if not isinstance(module, ClassifierModule) or module.thresholds is None:
+        return None
+    return cast(Tensor, module.thresholds).cpu()

@@ -43,10 +43,10 @@ class SplitConfig(Slice):
         "test images to hold out: a fraction below 1 or a count; null: 0.15"
     )
     folds: Annotated[int | None, NULL | whole(2)] = optional(
-        "cross-validation: number of folds, which the word folds=N sets; null: none"
+        "cross-validation: number of folds, set by folds=N; null: no cross-validation"
     )
     fold: Annotated[int | None, NULL | whole(0)] = optional(
-        "cross-validation: number of the fold, from 0, whose images are the test images"
+        "cross-validation: fold whose images are the test images, counted from 0"
     )
 
 
@@ -86,19 +86,19 @@ class AugmentConfig(Slice):
         "largest random hue shift in either direction, turns of the colour circle"
     )
     policy: Annotated[str | None, NULL | one_of("rand_augment", "trivial_augment")] = optional(
-        "random operations on each image: rand_augment, trivial_augment; null: none"
+        "policy of random operations on each image: rand_augment, trivial_augment; null: none"
     )
     policy_operations: Annotated[int | None, whole(1, 14)] = optional(
-        "rand_augment: operations on each image"
+        "rand_augment: number of operations on each image"
     )
     policy_magnitude: Annotated[int | None, whole(0, 30)] = optional(
-        "rand_augment: strength of the operations, in thirtieths of the greatest"
+        "rand_augment: magnitude of the operations, 0 (weakest) to 30 (strongest)"
     )
     erasing: Annotated[float | None, FRACTION] = optional(
         "fraction of the images in which a random rectangle is erased"
     )
     erasing_area: Annotated[list[float] | None, range_of(1)] = optional(
-        "[low, high]: area of the erased rectangle, fraction of the image"
+        "[low, high]: area of the erased rectangle, as a fraction of the image"
     )
     erasing_ratio: Annotated[list[float] | None, range_of()] = optional(
         "[low, high]: height / width of the erased rectangle"
@@ -110,10 +110,10 @@ class AugmentConfig(Slice):
         "MixUp: alpha of the Beta distribution of the weights of two images; 0: no MixUp"
     )
     cutmix: Annotated[float | None, at_least(0)] = optional(
-        "CutMix: alpha of the Beta distribution of the area that stays; 0: no CutMix"
+        "CutMix: alpha of the Beta distribution of the area that is kept; 0: no CutMix"
     )
     mix_fraction: Annotated[float | None, FRACTION] = optional(
-        "mixup, cutmix: fraction of the batches that are mixed"
+        "mixup, cutmix: fraction of the batches whose images are mixed"
     )
 
     @property
@@ -148,7 +148,7 @@ class DataConfig(Slice):
     )
     classes: Annotated[int | None, whole(1)] = optional("shapes: number of classes")
     objects: Annotated[int | None, whole(1, 2)] = optional(
-        "shapes: objects in each image; 2: of different classes, so that an image has two classes"
+        "shapes: number of objects in each image: 1, or 2 of different classes"
     )
     shortcut: Annotated[float | None, FRACTION] = optional(
         "shapes: fraction of training and validation images with a mark in their class's colour"
@@ -166,14 +166,14 @@ class DataConfig(Slice):
         "image folders: encoding of the CSV file, such as utf-8, utf-16 or cp1252; null: detect it"
     )
     multi_label: Annotated[bool | None, SWITCH] = optional(
-        "image folders: images may have several classes: CSV columns labels, or one per class; or "
-        "equal files in several class folders"
+        "image folders: images may have several classes, from a CSV file (column labels, or one "
+        "column per class) or identical files in several folders"
     )
     masks: Annotated[str | None, NULL | TEXT] = optional(
         "image folders: object masks, such as cats/1.png or Pascal VOC's cats/1.xml; null: none"
     )
     annotations: Annotated[str | None, NULL | TEXT] = optional(
-        "coco, yolo: file of the annotations, or folder of coco's; null: search it in the data set"
+        "coco, yolo: annotation file (coco: or folder); null: search the data set's folder for it"
     )
     categories: Annotated[list[str | int] | None, NULL | each(NAME)] = optional(
         "coco, yolo: the classes to use; objects of other classes are ignored; null: all"
@@ -182,7 +182,7 @@ class DataConfig(Slice):
         "huggingface: name of a data set on the hub, such as owner/name; null: the folder data.dir"
     )
     subset: Annotated[str | None, NULL | TEXT] = optional(
-        "huggingface: name of the data set's configuration; null: its only or default one"
+        "huggingface: configuration of the data set; null: its only or default one"
     )
     image_column: Annotated[str | None, NULL | TEXT] = optional(
         "huggingface: column of the images; null: the only column of images"
@@ -191,10 +191,10 @@ class DataConfig(Slice):
         "huggingface: column of the labels; null: the only column of class labels"
     )
     label_member: Annotated[str | None, NULL | TEXT] = optional(
-        "webdataset: which member is the label: cls, txt or json.FIELD; null: cls, or txt alone"
+        "webdataset: member with the label: cls, txt or json.FIELD; null: cls, or txt without json"
     )
     class_names: Annotated[str | None, NULL | TEXT] = optional(
-        "webdataset: text file with a class name a line; labels are its lines, from 0; null: none"
+        "webdataset: text file with one class name per line; labels are line numbers from 0"
     )
     on_error: Annotated[str | None, one_of("raise", "skip")] = optional(
         "what to do about a broken image or mask: stop with an error (raise) or skip it"

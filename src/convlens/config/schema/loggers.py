@@ -31,7 +31,7 @@ class WandbConfig(Slice):
     )
     project: Annotated[str, TEXT] = key("wandb: name of the project")
     entity: Annotated[str | None, NULL | TEXT] = key(
-        "wandb: user or team; null: the default of the account"
+        "wandb: user or team; null: the account's default"
     )
 
 
@@ -48,7 +48,7 @@ class TrackioConfig(Slice):
     """Trackio."""
 
     dir: Annotated[str | None, NULL | TEXT] = key(
-        "trackio: folder; null: $TRACKIO_DIR, else in the run folder"
+        "trackio: folder of the logs; null: $TRACKIO_DIR, else a folder in the run folder"
     )
     project: Annotated[str, TEXT] = key("trackio: name of the project")
 

@@ -166,7 +166,7 @@ class MistakesConfig(BatchedConfig):
         "number of random validation images to show, the same ones throughout the run"
     )
     table: Annotated[int | None, whole(0)] = optional(
-        "number of most confident mistakes to list in a table"
+        "number of the most confident mistakes to list in a table"
     )
 
 
@@ -196,7 +196,7 @@ class ActivationGridsConfig(BatchedConfig):
         "scale: shared (one scale, 0 is black) or reference (each channel's mean ± 2 sd)"
     )
     colours: Annotated[str | None, one_of("default", "grey")] = optional(
-        "colour table of the maps: default, or grey from black to white"
+        "colours of the maps: default, or grey (black to white)"
     )
     order: Annotated[str, one_of("strength", "index")] = key(
         "order of the channels: strength (mean magnitude in the image) or index (to compare epochs)"

@@ -63,10 +63,10 @@ class TrainingConfig(Slice):
     )
     loss: Annotated[str, one_of("cross_entropy", "binary", "focal", "mse", "multi_label")] = key(
         "loss: cross_entropy, focal or mse (one logit per class), binary (one logit) or "
-        "multi_label (binary cross-entropy of each class)"
+        "multi_label (binary cross-entropy for each class)"
     )
     focal_gamma: Annotated[float | None, at_least(0)] = optional(
-        "training.loss=focal: exponent of 1 - p; 0 is cross_entropy"
+        "training.loss=focal: exponent of 1 - p; 0: same as cross_entropy"
     )
     label_smoothing: Annotated[float, FRACTION_BELOW_1] = key(
         "label smoothing: fraction of the target spread over all classes"
@@ -95,12 +95,12 @@ class TrainingConfig(Slice):
         "largest norm of the gradient; null: no clipping"
     )
     ema: Annotated[float | None, NULL | DECAY_BELOW_1] = optional(
-        "decay of the moving average of the weights, which is evaluated, explained and saved; "
-        "null: none"
+        "decay of the exponential moving average of the weights, which is evaluated, explained and "
+        "saved; null: none"
     )
     swa: Annotated[int | None, NULL | whole(1)] = optional(
-        "first epoch whose final weights enter an equal average (stochastic weight averaging), "
-        "which is evaluated, explained and saved; null: none"
+        "first epoch of stochastic weight averaging: the mean of the weights at the ends of epochs "
+        "is evaluated, explained and saved; null: none"
     )
 
 
@@ -108,8 +108,8 @@ class OptimizerConfig(Slice):
     """An optimizer of torch or timm; only some optimizers have the keys after ``lr``."""
 
     name: Annotated[str, named("adam", "adamw", "sgd", "rmsprop")] = key(
-        "optimizer: adam, adamw, sgd or rmsprop, set by optimizer=NAME; with optimizer=timm any of "
-        "timm, such as lamb or muon"
+        "optimizer: adam, adamw, sgd or rmsprop, set by optimizer=NAME; with optimizer=timm, any "
+        "timm optimizer, such as lamb or muon"
     )
     library: Annotated[str | None, one_of("torch", "timm")] = optional(
         "library of the optimizer; set by optimizer=timm"
@@ -127,7 +127,7 @@ class OptimizerConfig(Slice):
         "adam, adamw, rmsprop: term added to the denominator"
     )
     momentum: Annotated[float | None, at_least(0)] = optional(
-        "sgd, rmsprop, some of timm: fraction of the previous step that is added"
+        "sgd, rmsprop, some timm optimizers: fraction of the previous step that is added"
     )
     nesterov: Annotated[bool | None, SWITCH] = optional("sgd: use Nesterov momentum")
     weight_decay: Annotated[float | None, at_least(0)] = optional(

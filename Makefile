@@ -47,7 +47,7 @@ explain: $(VENV)/ready  ## show the predicted classes and explanations of images
 predict: $(VENV)/ready  ## write predictions.csv: each class's probability for images=DIR, from ckpt=FILE
 	@$(BIN)/convlens predict $(WORDS)
 
-export: $(VENV)/ready  ## write a network to one file for elsewhere, such as ONNX: ckpt=FILE format=onnx
+export: $(VENV)/ready  ## export a network, as ONNX for example: ckpt=FILE format=onnx
 	@$(BIN)/convlens export $(WORDS)
 
 serve: $(VENV)/ready  ## open a local page on which to drop images: ckpt=FILE

@@ -29,7 +29,7 @@ COMMANDS = {
     "eval": "compute the test results of a checkpoint: ckpt=FILE",
     "explain": "show the predicted classes and explanations of images: [image=PATH] [ckpt=FILE]",
     "predict": "write predictions.csv: each class's probability for images=DIR, from ckpt=FILE",
-    "export": "write a network to one file for elsewhere, such as ONNX: ckpt=FILE format=onnx",
+    "export": "export a network, as ONNX for example: ckpt=FILE format=onnx",
     "serve": "open a local page on which to drop images: ckpt=FILE",
     "report": "write a whole run to one self-contained page: run=RUN_DIR",
     "compare": 'show runs="A B …" side by side on one page',

@@ -1,1 +1,1 @@
-"""A network as one file for elsewhere: how it is written, what it says, how it is read."""
+"""Exported networks: how the files are written, what they state, how they are read."""

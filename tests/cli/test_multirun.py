@@ -114,7 +114,14 @@ def test_each_combination_is_a_run_of_its_own_and_a_failed_one_stops_no_other(at
 def test_ctrl_c_ends_the_run_and_starts_no_other(at):
     words = [*SHORT, "multirun=true", "seed=0,1", "training.epochs=100000", "scheduler=constant"]
     command = [sys.executable, "-m", "convlens", "train", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as whole:
+    whole = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        # a shell's background job ignores Ctrl-C, and so would what it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with whole:
         lines = []
         for line in whole.stdout:
             lines.append(line)

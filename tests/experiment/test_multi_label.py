@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -310,7 +312,8 @@ def test_two_processes_train_and_choose_as_one(tmp_path):
     for name, trainer in (("one", "cpu"), ("two", "ddp_cpu")):
         words = [w for w in WORDS if not w.startswith("trainer=")]
         words += ["model.batch_norm=false", "precision=64", f"trainer={trainer}"]
-        assert main(["train", f"run_dir={tmp_path / name}", *words]) == 0
+        command = [sys.executable, "-m", "convlens", "train", f"run_dir={tmp_path / name}", *words]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     one, two = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for name in ("one", "two")

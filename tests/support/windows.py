@@ -155,6 +155,8 @@ def _guard_files(patch: Patch, kernel: Kernel) -> None:
 
 def run(words: list[str]) -> int:
     """Run commands, which ``--`` separates, on a pretended Windows; stop at the first failure."""
+    # built for this system, whatever it is taken for
+    import filelock  # noqa: F401
     import psutil  # noqa: F401
     import pytorch_lightning  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401

@@ -335,10 +335,14 @@ def test_a_tracker_that_cannot_be_opened_ends_the_run_in_one_line(tmp_path, caps
     assert read_mlflow(tmp_path / "run")[1].info.status == "KILLED"
 
 
-def test_one_database_for_several_runs(tmp_path):
+@pytest.mark.parametrize("place", ["{}/all.db", "all.db"], ids=["absolute", "relative"])
+def test_one_database_for_several_runs(tmp_path, monkeypatch, place):
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path / 'all.db'}"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    uri = f"sqlite:///{place.format(tmp_path)}"
+    database = Path(place.format(tmp_path)).absolute()
     words = [*FEW, "logger=[mlflow,trackio]", f"logger.mlflow.uri={uri}",
              f"logger.trackio.dir={tmp_path / 'trackio'}"]  # fmt: skip
     for name in ("a", "b"):
@@ -347,6 +351,9 @@ def test_one_database_for_several_runs(tmp_path):
     found = client.search_runs([client.get_experiment_by_name("convlens").experiment_id])
     assert {run.info.run_name for run in found} == {"a", "b"}
     assert len({run.data.metrics["test/loss"] for run in found}) == 1
+    assert not Path("mlruns").exists()
+    pictures = (database.parent / "mlartifacts").rglob("images/*.png")
+    assert {file.parents[2].name for file in pictures} == {run.info.run_id for run in found}
     code = "import trackio; print(sorted(run.name for run in trackio.Api().runs('convlens')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")})  # fmt: skip

@@ -129,6 +129,11 @@ def _open_mlflow(config: Config, home: Path, run: dict[str, Any]) -> Tracker:
     if uri is None:
         folder.mkdir(exist_ok=True)
         uri, artifacts = f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
+    elif uri.startswith("sqlite"):
+        from sqlalchemy.engine import make_url  # MLflow's own; slow to import
+
+        if database := make_url(uri).database:  # MLflow would use mlruns/ in the current folder
+            artifacts = (Path(database).absolute().parent / "mlartifacts").as_uri()
     return MlflowTracker(
         uri, artifacts=artifacts, experiment=config.logger.mlflow.experiment, title=home.name,
         config=config.plain(), run_id=run["run_id"],

@@ -352,8 +352,8 @@ def test_one_database_for_several_runs(tmp_path, monkeypatch, place):
     assert {run.info.run_name for run in found} == {"a", "b"}
     assert len({run.data.metrics["test/loss"] for run in found}) == 1
     assert not Path("mlruns").exists()
-    pictures = (database.parent / "mlartifacts").rglob("images/*.png")
-    assert {file.parents[2].name for file in pictures} == {run.info.run_id for run in found}
+    models = (database.parent / "mlartifacts").glob("*/artifacts/model/best.ckpt")
+    assert {file.parents[2].name for file in models} == {run.info.run_id for run in found}
     code = "import trackio; print(sorted(run.name for run in trackio.Api().runs('convlens')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")})  # fmt: skip

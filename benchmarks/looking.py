@@ -38,6 +38,7 @@ def train(home: Path, data: Path, epochs: int, callbacks: str, steps: int | None
     phase += "until: null, lr: {head: 1e-4, last_block: 1e-5}}"
     words = [
         "exp=finetune_vgg16", "data=cats_dogs", f"data.dir={data.resolve()}", callbacks,
+        "data.size=150", "model.head.pool=flatten",  # the documents' recipe
         f"finetune.phases=[{phase}]", f"run_dir={home}",
         *([f"training.steps_per_epoch={steps}"] if steps else []),
     ]  # fmt: skip

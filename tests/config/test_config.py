@@ -179,9 +179,17 @@ def test_a_model_alone_brings_the_experiment_it_is_for():
         assert "filters" not in config.model.plain()
 
 
+def test_the_documents_vgg16_recipes_do_not_follow_todays_head():
+    for name in ("features", "frozen", "finetune"):
+        config = compose([f"exp=reproduce/vgg16_{name}"])
+        assert (config.data.size, config.optimizer.name) == (150, "rmsprop")
+        assert (config.model.head.pool, config.training.label_smoothing) == ("flatten", 0)
+        assert {phase.lr["head"] for phase in config.finetune.phases} <= {2e-5, 4e-6}
+
+
 def test_entries_of_lists_can_be_set():
     phases = compose(["exp=finetune_vgg16", "finetune.phases.1.epochs=3"]).finetune.phases
-    assert (phases[0].epochs, phases[1].epochs) == (5, 3)
+    assert (phases[0].epochs, phases[1].epochs) == (12, 3)
     with pytest.raises(UserError, match=r"finetune\.phases\.1\.epochs"):
         compose(["exp=finetune_vgg16", "finetune.phases.1.epoch=3"])
     with pytest.raises(UserError, match="expected a whole number"):

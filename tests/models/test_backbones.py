@@ -9,9 +9,11 @@ import torchvision
 from torch import nn
 
 from convlens.config.compose import compose
+from convlens.config.schema import HeadConfig
 from convlens.core.errors import UserError
 from convlens.models import build_layer_table, build_model, imagenet_classes
 from convlens.models.backbone import Backbone, build_chain
+from convlens.models.head import build_head
 from convlens.models.normalise import Normalise
 
 SPEC = compose(["model=timm", "model.weights=none"]).model
@@ -33,9 +35,8 @@ def count(module: nn.Module) -> int:
 
 
 def test_vgg16_is_torchvisions():
-    model = build_model(
-        compose(["model=vgg16", "model.weights=none"]).model, channels=3, size=150, outputs=1
-    )
+    spec = compose(["exp=reproduce/vgg16_features", "model.weights=none"]).model
+    model = build_model(spec, channels=3, size=150, outputs=1)
     assert count(model.backbone) == 14_714_688
     assert model.backbone.stage_names == tuple(f"block{number}" for number in range(1, 6))
     assert model.backbone(torch.zeros(1, 3, 150, 150)).shape == (1, 512, 4, 4)
@@ -201,3 +202,18 @@ def test_a_sequence_with_its_own_forward_has_no_receptive_fields():
         for kind in (nn.Sequential, Doubled)
     }
     assert fields == {nn.Sequential: [3, 3], Doubled: [None, None]}
+
+
+def test_average_and_maximum_are_joined_as_timm_joins_them():
+    from timm.layers import SelectAdaptivePool2d
+
+    spec = HeadConfig(pool="average_max", dropout=0.0, hidden=[], hidden_dropout=0.0)
+    head = build_head((5, 3, 4), 2, spec, "relu")
+    maps = torch.randn(6, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    theirs = SelectAdaptivePool2d(pool_type="catavgmax", flatten=True)(maps)
+    torch.testing.assert_close(head[:2](maps), theirs, rtol=0, atol=1e-6)
+    assert head.logits.in_features == 10
+    # positions that share the maximum share its gradient
+    even = torch.ones(1, 5, 3, 4, requires_grad=True)
+    head.pool(even)[:, 5:].sum().backward()
+    torch.testing.assert_close(even.grad, torch.full_like(even, 1 / 12))

@@ -120,13 +120,22 @@ def test_an_exchange_loses_no_bit_and_keeps_the_tensors():
     assert net[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_frozen_weights_are_their_own_average_to_the_bit():
+@pytest.mark.parametrize("values", [{"ema": 0.99}, {"swa": 2}])
+def test_frozen_weights_are_their_own_average_to_the_bit(values):
     net = network()
     net[0].weight.requires_grad_(False)
-    before = net[0].weight.clone()
-    average = WeightAverage(net, rule(ema=0.99))
-    train(net, average, range(40))
-    assert torch.equal(net[0].weight, before)
+    # -0.0 equals 0.0, but has other bits
+    special = [-0.0, 0.0, 1e-45, -1e-45, 1e30, -1e30, 0.1, -0.1, 1.0]
+    net[0].weight[0, 0] = torch.tensor(special).view(3, 3)
+    before = net[0].weight.contiguous().view(torch.int32)
+    average = WeightAverage(net, rule(**values))
+    for epoch in range(8):
+        for number in range(5):
+            average.use(average=False)
+            step(net, 5 * epoch + number)
+            average.update(epoch, number == 4)
+        average.use(average=True)
+    assert torch.equal(net[0].weight.contiguous().view(torch.int32), before)
     assert not torch.equal(net[3].weight, network()[3].weight)
 
 

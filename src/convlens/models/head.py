@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.config.schema import HeadConfig
+from convlens.config.schema.model import POOLS
 from convlens.core.errors import check_name
 from convlens.models.fresh import build_activation
 
@@ -29,16 +30,27 @@ class Select(nn.Module):
         return logits[:, self.outputs]
 
 
+class AverageMaxPool(nn.Module):
+    """Joins each channel's average and maximum over space: (B, C, H, W) to (B, 2C).
+
+    The averages come first. Where several positions share the maximum, its gradient is divided
+    equally among them, so that it does not depend on the device.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
+
+
 def build_head(
     shape: tuple[int, ...], outputs: int, spec: HeadConfig, activation: str
 ) -> nn.Sequential:
-    """Build the head: flatten or average, dropout, dense layers, logits.
+    """Build the head: pool or flatten, dropout, dense layers, logits.
 
     Args:
         shape: (C, H, W) of the backbone's output.
         outputs: number of logits.
         spec: the config group ``model.head``; ``pool: flatten`` keeps every position, ``average``
-            averages over space (Lin et al. 2013).
+            averages over space (Lin et al. 2013), ``average_max`` joins average and maximum.
         activation: name of the activation after each hidden dense layer.
 
     Returns:
@@ -47,11 +59,14 @@ def build_head(
     Raises:
         UserError: a name is unknown; the error names the key.
     """
-    check_name("model.head.pool", spec.pool, ("flatten", "average"))
+    check_name("model.head.pool", spec.pool, POOLS)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if spec.pool == "average":
         layers["pool"] = nn.AdaptiveAvgPool2d(1)
         features = shape[0]
+    elif spec.pool == "average_max":
+        layers["pool"] = AverageMaxPool()
+        features = 2 * shape[0]
     else:
         features = math.prod(shape)
     layers["flatten"] = nn.Flatten()

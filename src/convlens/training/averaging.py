@@ -127,8 +127,7 @@ class WeightAverage:
             is_last: whether it is the epoch's last step.
         """
         if share := self.rule(self.steps, epoch, is_last):
-            with torch.no_grad():
-                torch._foreach_lerp_(list(self._other.values()), list(self._held.values()), share)
+            _move(list(self._other.values()), list(self._held.values()), share)
         self.steps += 1
 
     def get(self, name: str) -> Tensor:
@@ -154,3 +153,12 @@ class WeightAverage:
             trained, average = average, trained
         checkpoint["state_dict"].update({f"{prefix}{k}": v for k, v in average.items()})
         checkpoint[KEY] = {"steps": self.steps, "weights": dict(trained)}
+
+
+@torch.no_grad()
+def _move(averages: list[Tensor], weights: list[Tensor], share: float) -> None:
+    """Move averages towards the weights; equal numbers keep their bits."""
+    if share == 1:
+        torch._foreach_copy_(averages, weights)
+    else:  # torch's lerp adds 0, which turns a weight of -0.0 into 0.0
+        torch._foreach_sub_(averages, torch._foreach_sub(averages, weights), alpha=share)

@@ -27,6 +27,7 @@ from convlens.config.schema.keys import (
 OWN_HEAD = "imagenet"  # the value of model.head for the network's own classifier
 SIDE = whole(1, 1000)  # of a kernel or window, pixels
 PADDING = one_of("valid", "same") | whole(0, 1000)
+POOLS = ("flatten", "average", "average_max")  # of the head
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid")
 NORMALISATION = named("auto", "imagenet", "symmetric", "unit")
 POOLING = named("max", "average", "none")
@@ -36,8 +37,8 @@ MEAN_AND_STD = replace(each(each(at_least(-1000))), expected="[mean, std], two l
 class HeadConfig(Slice):
     """A new head, from the feature map to the logits."""
 
-    pool: Annotated[str, named("flatten", "average")] = key(
-        "how the head reduces the feature map: flatten or average"
+    pool: Annotated[str, named(*POOLS)] = key(
+        "how the head reduces the feature map: flatten, average or average_max (both joined)"
     )
     dropout: Annotated[float, FRACTION_BELOW_1] = key(
         "fraction of features dropped before the head's first dense layer"

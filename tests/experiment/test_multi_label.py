@@ -250,14 +250,6 @@ def test_what_does_not_fit_is_refused(words, said, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch_export", "safetensors", "timm"])
-def test_an_export_is_refused_before_anything_is_written(home, kind, at, capsys):
-    pytest.importorskip("onnxruntime", reason="comes with convlens[export]")
-    assert main(["export", f"ckpt={home}/checkpoints/best.ckpt", f"format={kind}"]) == 2
-    assert "cannot be exported yet" in capsys.readouterr().err
-    assert not [*at.iterdir()]
-
-
 FOLDER = [*(w for w in TINY if not w.startswith("data.pictures")), "training.epochs=1",
           "data=image_folder", "data.multi_label=true", "training.loss=multi_label",
           "looking.last_seconds=5"]  # fmt: skip

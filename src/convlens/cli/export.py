@@ -20,7 +20,7 @@ WORDS: Words = {
     ),
     "cam": Word(
         "whether the file also computes the Grad-CAM map of the last feature map for the predicted "
-        "class (onnx and torch_export)",
+        "class, or for each if an image may have several (onnx and torch_export)",
         form="SWITCH", default="false", values=("true", "false"),
     ),
     "images": Word(

@@ -76,6 +76,7 @@ class Keys(NamedTuple):
     pattern: str = "data.pattern"
     csv: str = "data.csv"
     encoding: str = "data.encoding"
+    categories: str = ""  # chooses classes; only some sources have it
 
 
 def compile_pattern(pattern: str, keys: Keys) -> re.Pattern[str]:

@@ -230,7 +230,7 @@ def _check_classes_in_splits(listing: Listing, keys: Keys) -> None:
             missing = sorted(present[here] - present[there], key=os.fsencode)
             if missing:
                 more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-                hint = f"; {keys.categories}=[a,b] leaves it out" if keys.categories else ""
+                hint = f"; {keys.class_choice}=[a,b] leaves it out" if keys.class_choice else ""
                 raise UserError(
                     f"class {missing[0]!r}{more} has images in {here} but none in {there} of "
                     f"{listing.directory}: every split needs every class, spelled alike; "

@@ -180,16 +180,16 @@ class Objects:
         regions: where they are.
         size: (w, h) of the image that they are annotated on, in pixels; None: regions are in
             fractions of the upright image's sides.
-        classes: the class of each.
+        names: the class of each.
     """
 
     regions: tuple[Region, ...]
     size: tuple[int, int] | None = None
-    classes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def select(self, name: str) -> Objects:
         """Return the objects of one class."""
-        pairs = zip(self.regions, self.classes, strict=True)
+        pairs = zip(self.regions, self.names, strict=True)
         return Objects(tuple(region for region, own in pairs if own == name), self.size)
 
     def draw(self, image: ImageShape) -> tuple[np.ndarray, int, str]:

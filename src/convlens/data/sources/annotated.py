@@ -139,7 +139,7 @@ def label_images(spec: DataConfig, found: Annotations, for_test: bool) -> ImageF
             f"no image in {found.root} has objects of one class only ({len(without)} have none, "
             f"{len(several)} have several): choose classes with data.categories=[a,b]"
         )
-    rows, keys = ListingBuilder(found.root), Keys(categories="data.categories")
+    rows, keys = ListingBuilder(found.root), Keys(class_choice="data.categories")
     labelled = [
         (image.split, SEPARATOR.join(image.classes), _name_below(image.file, found.root))
         for image in chosen.values()

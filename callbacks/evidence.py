@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.look import Look
@@ -137,8 +138,9 @@ def list_present(present: Tensor) -> Tensor:
 
 
 def _split_classes(
-    layer: str, maps: Tensor, classes: Tensor, masks: Tensor | None, objects: Tensor | None
-) -> Evidence:
+    layer: str, maps: Tensor, classes: Tensor, masks: Tensor | None,
+    objects: Callable[[int, int], np.ndarray] | None,
+) -> Evidence:  # fmt: skip
     """Return the maps of each image and class as if of an image each.
 
     Args:
@@ -146,12 +148,14 @@ def _split_classes(
         maps: (n, M, h, w).
         classes: (n, M), -1 where an image has fewer classes.
         masks: (N, H, W) bool or None; of all objects together.
-        objects: (N, H, W), 1 + the class at each pixel; None if that is not known.
+        objects: from the numbers of an image and a class to a mask, (H, W) bool, of its objects;
+            None if that is not known.
     """
     image, column = (classes >= 0).nonzero(as_tuple=True)
     labels, own = classes[image, column], maps[image, column]
     if objects is not None:
-        masks = objects[image] == 1 + labels[:, None, None]
+        pairs = zip(image.tolist(), labels.tolist(), strict=True)
+        masks = torch.from_numpy(np.stack([objects(row, label) for row, label in pairs]))
     elif masks is not None:
         masks = masks[image]
     return Evidence(layer, own, own, labels, labels, masks)

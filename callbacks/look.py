@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
 
+import numpy as np
 from convlens.callbacks.pace import Pace
 from convlens.callbacks.predictions import Predictions
 from torch import Tensor, nn
@@ -81,8 +82,8 @@ class Look:
         sample_masks: takes a count; returns their object masks, (count, H, W) bool, or None.
         sample_present: takes a count; returns their classes, (count, K) bool, if images may have
             several; otherwise None.
-        sample_objects: takes a count; returns 1 + the class of the object at each pixel, or 0,
-            (count, H, W) uint8; None if that is not known.
+        sample_objects: takes a count; returns a function from the numbers of one of those images
+            and a class to the mask of its objects, (H, W) bool; None if that is not known.
         thresholds: (K,), the probability from which each class counts as predicted, if images may
             have several classes; None if each has one.
         augment: takes images (B, C, H, W) and a seed; returns them augmented as in training. None
@@ -113,7 +114,7 @@ class Look:
     sample_labels: Callable[[int], Tensor] | None = None
     sample_masks: Callable[[int], Tensor | None] | None = None
     sample_present: Callable[[int], Tensor | None] | None = None
-    sample_objects: Callable[[int], Tensor | None] | None = None
+    sample_objects: Callable[[int], Callable[[int, int], np.ndarray] | None] | None = None
     thresholds: Tensor | None = None
     augment: Callable[[Tensor, int], Tensor] | None = None
     history: Sequence[Mapping[str, float]] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -296,6 +296,10 @@ def _build_readers(
     def take(values: np.ndarray | None, count: int) -> Tensor | None:
         return None if values is None else torch.from_numpy(np.asarray(values[sample(count)]))
 
+    def sample_objects(count: int) -> Callable[[int, int], np.ndarray] | None:
+        draw, rows = pictures.objects, sample(count)
+        return None if draw is None else lambda image, label: draw(int(rows[image]), label)
+
     return {
         "fetch": lambda rows: (read(np.asarray(rows, dtype=int)), list(rows)),
         "photographs": photographs,
@@ -304,7 +308,7 @@ def _build_readers(
         "sample_labels": lambda count: torch.from_numpy(pictures.labels[sample(count)]),
         "sample_masks": lambda count: take(pictures.masks, count),
         "sample_present": lambda count: take(pictures.present, count),
-        "sample_objects": lambda count: take(pictures.objects, count),
+        "sample_objects": sample_objects,
     }
 
 

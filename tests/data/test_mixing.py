@@ -58,11 +58,14 @@ def mix_by_torchvision(monkeypatch, data: PictureData, epoch: int) -> list[tuple
             (len(rows), data.augmentation.policy.numbers)
         )
         image = data.augmentation(image, torch.from_numpy(draws).float(), choices)
-        label = torch.from_numpy(images.labels[rows])
+        label = torch.from_numpy(images.targets[rows])
+        if label.dtype == torch.bool:
+            label = label.float()  # several classes: as torchvision takes shares
         rng = make_generator(SEED, 6, epoch, number)
         mixes, cuts, row, column = rng.random(4)
         if mixes >= ranges.mix_fraction:
-            mixed.append((image, torch.nn.functional.one_hot(label, classes).float()))
+            hot = label if label.dim() == 2 else torch.nn.functional.one_hot(label, classes)
+            mixed.append((image, hot.float()))
             continue
         kind, alpha = v2.MixUp, ranges.mixup
         if not ranges.mixup or (ranges.cutmix and cuts >= 0.5):
@@ -107,8 +110,24 @@ def test_all_processes_together_mix_what_torchvision_mixes(monkeypatch, mix, wor
             torch.testing.assert_close(target.sum(1), torch.ones(len(target)))
 
 
-def test_processes_and_places_of_images_mix_to_the_bit():
-    words = MIXES["both"]
+@pytest.mark.parametrize("world", [1, 2])
+def test_several_classes_are_mixed_as_torchvision_mixes_shares(monkeypatch, world):
+    words = [*MIXES["both"], "data.objects=2"]
+    parts = [batches(build(*words, rank=rank, world=world), 1) for rank in range(world)]
+    expected, seen = mix_by_torchvision(monkeypatch, build(*words), 1), set()
+    for number, (image, target) in enumerate(expected):
+        kept = [slice(part[number].get("counted")) for part in parts]
+        for key, value in (("image", image), ("target", target)):
+            found = torch.cat([p[number][key][k] for p, k in zip(parts, kept, strict=True)])
+            torch.testing.assert_close(found, value, rtol=0, atol=1e-7)
+        seen |= set(target.sum(1).round(decimals=4).tolist())
+        assert all(part[number]["label"].dtype == torch.bool for part in parts)
+    assert len(expected) > 1 and seen == {2.0}  # two objects in each image
+
+
+@pytest.mark.parametrize("words", [[], ["data.objects=2"]], ids=["one class", "several"])
+def test_processes_and_places_of_images_mix_to_the_bit(words):
+    words = [*MIXES["both"], *words]
     whole = batches(build(*words), 1)
     for mode in (dict(ahead=True), {}):
         cache = ["data.cache=device"] if not mode else []
@@ -121,9 +140,9 @@ def test_processes_and_places_of_images_mix_to_the_bit():
             assert torch.equal(torch.cat([share[key] for share in shares]), one[key])
 
 
-@pytest.mark.parametrize("done", [1, 4])
-def test_an_epoch_continues_with_the_same_mixtures(done):
-    data = build(*MIXES["both"])
+@pytest.mark.parametrize(("done", "words"), [(1, []), (4, []), (4, ["data.objects=2"])])
+def test_an_epoch_continues_with_the_same_mixtures(done, words):
+    data = build(*MIXES["both"], *words)
     expected = batches(data, 1)[done:]
     loader = data.train_dataloader()
     loader.set_epoch(1)

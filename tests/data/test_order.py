@@ -119,6 +119,27 @@ def test_balanced_draws_have_the_probabilities_of_torchs_sampler():
     np.testing.assert_allclose(*found, atol=0.015)
 
 
+def test_of_several_classes_a_class_is_drawn_and_then_one_of_its_images():
+    """Against the two draws themselves; the frequent companion of the rare class comes more often.
+
+    Class 3 has no training image.
+    """
+    present = np.zeros((1000, 4), bool)
+    present[:900, 0] = present[850:, 1] = present[995:, 2] = True
+    rng = np.random.default_rng(0)
+    theirs = [rng.choice(np.flatnonzero(present[:, k])) for k in rng.integers(0, 3, 40_000)]
+    order = TrainingOrder(1000, 1000, seed=0, labels=present)
+    ours = np.concatenate([b for epoch in range(40) for b in order.batches(epoch)])
+    found = [present[rows].mean(axis=0) for rows in (ours, theirs)]
+    np.testing.assert_allclose(*found, atol=0.015)
+    exact = np.array([1 / 3 + 50 / 150 / 3, 1 / 3 + 50 / 900 / 3 + 1 / 3, 1 / 3 + 5 / 150 / 3, 0])
+    np.testing.assert_allclose(found[0], exact, atol=0.01)
+    # of exclusive classes it is the sampler of one class an image
+    hot = UNEVEN[:, None] == np.arange(6)
+    one, other = (TrainingOrder(1000, 64, seed=1, labels=each) for each in (UNEVEN, hot))
+    np.testing.assert_allclose(one._chances, other._chances, rtol=1e-12)
+
+
 def test_a_balanced_epoch_is_the_same_whenever_it_is_asked_for():
     one, other = (TrainingOrder(1000, 64, seed=1, labels=UNEVEN) for _ in range(2))
     list(one.batches(0))

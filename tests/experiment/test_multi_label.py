@@ -174,8 +174,12 @@ def test_looking_changes_nothing(home, tmp_path):
     assert all(torch.equal(seen[key], bare[key]) for key in seen)
 
 
+MIXED = ["data.augment.mixup=0.4", "data.augment.cutmix=1", "training.sampler=balanced"]
+
+
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
     words = [*WORDS, "callbacks=none", "scheduler=constant", "data.augment.rotation_degrees=20"]
+    words += MIXED
     words = [word for word in words if not word.startswith("callbacks.")]
     whole, half = tmp_path / "whole", tmp_path / "half"
     assert main(["train", f"run_dir={whole}", *words]) == 0
@@ -237,9 +241,6 @@ def test_explain_explains_every_predicted_class(home):
         (["exp=scratch", "training.loss=multi_label"], "data.objects=2 for shapes"),
         (["exp=multi_label", "training.class_weights=balanced"], "set it to null"),
         (["exp=multi_label", "scores=all"], "leave scores=all out"),
-        (["exp=multi_label", "data.augment.mixup=0.2"], "set them to 0"),
-        (["exp=multi_label", "data.augment.cutmix=1.0"], "set them to 0"),
-        (["exp=multi_label", "training.sampler=balanced"], "leave it out"),
         (["exp=multi_label", "data.shortcut=1"], "set data.objects=1"),
         (["exp=multi_label", "data.classes=2"], "3 classes or more"),
     ],
@@ -248,14 +249,6 @@ def test_what_does_not_fit_is_refused(words, said, tmp_path, capsys):
     assert main(["train", f"run_dir={tmp_path / 'run'}", *TINY, *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("kind", ["onnx", "torch_export", "safetensors", "timm"])
-def test_an_export_is_refused_before_anything_is_written(home, kind, at, capsys):
-    pytest.importorskip("onnxruntime", reason="comes with convlens[export]")
-    assert main(["export", f"ckpt={home}/checkpoints/best.ckpt", f"format={kind}"]) == 2
-    assert "cannot be exported yet" in capsys.readouterr().err
-    assert not [*at.iterdir()]
 
 
 FOLDER = [*(w for w in TINY if not w.startswith("data.pictures")), "training.epochs=1",
@@ -308,10 +301,12 @@ def test_links_in_several_class_folders_train(at, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_choose_as_one(tmp_path):
+@pytest.mark.parametrize("more", [[], [*MIXED, "callbacks=none"]], ids=["plain", "mixed"])
+def test_two_processes_train_and_choose_as_one(tmp_path, more):
     for name, trainer in (("one", "cpu"), ("two", "ddp_cpu")):
         words = [w for w in WORDS if not w.startswith("trainer=")]
-        words += ["model.batch_norm=false", "precision=64", f"trainer={trainer}"]
+        words = [w for w in words if not (more and w.startswith("callbacks."))]
+        words += ["model.batch_norm=false", "precision=64", f"trainer={trainer}", *more]
         command = [sys.executable, "-m", "convlens", "train", f"run_dir={tmp_path / name}", *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     one, two = (

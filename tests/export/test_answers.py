@@ -86,6 +86,25 @@ def test_the_traced_map_is_captums(head):
         assert maps.shape == (count, 8, 8)
 
 
+@pytest.mark.parametrize("head", ["average", "pool and flatten", "silu", "layer norm"])
+def test_with_several_classes_each_has_captums_map(head):
+    network, seen = build(head), False
+    traced = trace_with_map(Answers(copy_plain(network), 2.0, several=True), LAYER, images(2))
+    for count in (1, 5):
+        shares, logits, maps = traced(images(count))
+        expected = network(images(count)).detach() / 2
+        torch.testing.assert_close(logits, expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(shares, 1 / (1 + (-expected).exp()), atol=1e-6, rtol=0)
+        assert maps.shape == (count, 4, 8, 8)
+        for k in range(4):
+            theirs = LayerGradCam(network, network.get_submodule(LAYER)).attribute(
+                images(count), k, relu_attributions=True
+            )
+            torch.testing.assert_close(maps[:, k], theirs[:, 0].detach(), atol=1e-6, rtol=0)
+            seen |= bool(theirs.any())
+    assert seen
+
+
 def test_the_maps_are_not_all_empty():
     """Otherwise the comparisons above would compare zeros."""
     empty = [head for head in HEADS if not captums_map(build(head), images(5)).any()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from convlens.core.errors import UserError
 from convlens.data.pixels.decode import Recipe
@@ -25,6 +26,38 @@ def test_what_is_written_is_read(resize, interpolation, channels):
     assert "60×40" in rule and ("grey" in rule) == (channels == 1)
 
 
+def test_thresholds_are_written_and_read_to_the_bit():
+    limits = tuple(torch.rand(3).tolist())
+    metadata = make_facts(NAMES, Recipe(40, 60), thresholds=limits).to_metadata()
+    assert metadata["convlens_format"] == "2"  # earlier versions would take a softmax
+    assert metadata["activation"] == "sigmoid" and json.loads(metadata["thresholds"]) == [*limits]
+    assert read_facts(metadata, "x.onnx").thresholds == limits
+    plain = make_facts(NAMES, Recipe(40, 60)).to_metadata()
+    assert plain["convlens_format"] == "1" and not {"activation", "thresholds"} & plain.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("thresholds", None, "no 'thresholds'"),
+        ("thresholds", "[0.5, 0.5]", "not a number for each class"),
+        ("thresholds", "0.5", "not a number for each class"),
+        ("thresholds", "[0.5, 0.5, 1.5]", "between 0 and 1"),
+        ("thresholds", "[0.5, 0.5, NaN]", "between 0 and 1"),
+        ("thresholds", '[0.5, 0.5, "x"]', "between 0 and 1"),
+        ("thresholds", "[0.5, 0.5, true]", "between 0 and 1"),
+        ("activation", None, "no 'activation'"),
+        ("activation", "softmax", "the activation is softmax"),
+    ],
+)
+def test_damaged_thresholds_are_refused_in_a_line(key, value, said):
+    metadata = make_facts(NAMES, Recipe(40, 40), thresholds=[0.5] * 3).to_metadata()
+    metadata = {k: v for k, v in (metadata | {key: value}).items() if v is not None}
+    with pytest.raises(UserError, match=said) as caught:
+        read_facts(metadata, "x.onnx")
+    assert "\n" not in str(caught.value) and "x.onnx" in str(caught.value)
+
+
 def test_a_file_is_described_with_the_decoding_of_pillow(monkeypatch):
     monkeypatch.setattr("convlens.data.pixels.fast.check_installed", lambda: None)
     facts = make_facts(NAMES, Recipe(40, 40, decode="fast"))
@@ -40,7 +73,7 @@ def test_another_file_is_refused():
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("convlens_format", "2", "format 2"),
+        ("convlens_format", "3", "format 3"),
         ("classes", "[", "damaged"),
         ("classes", '["cat"]', "fewer than two"),
         ("classes", '["cat", "cat"]', "the same"),

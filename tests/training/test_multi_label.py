@@ -43,6 +43,34 @@ def test_the_loss_is_the_mean_binary_cross_entropy(smoothing, dtype):
     assert count_outputs("multi_label", 4) == 4
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_mixture_costs_the_mixture_of_both_losses(smoothing):
+    """As the authors of MixUp compute it: share · loss(own) + (1 - share) · loss(partner)."""
+    (logits, own), (_, partner), share = make_answers(12, 4), make_answers(12, 4, seed=1), 0.3
+    logits = logits.double()
+    target = share * own.double() + (1 - share) * partner.double()
+    objective = Objective("multi_label", smoothing, None)
+    expected = share * objective(logits, own) + (1 - share) * objective(logits, partner)
+    torch.testing.assert_close(objective(logits, target), expected)
+
+
+def test_accuracy_of_mixtures_is_the_mixture_of_the_accuracies():
+    (logits, own), (_, partner), share = make_answers(12, 4), make_answers(12, 4, seed=1), 0.3
+    target = share * own.float() + (1 - share) * partner.float()
+    metrics = MultiLabelMetrics(NAMES, detailed=False, soft=True)
+    for part in (slice(0, 5), slice(5, 12)):
+        metrics.update(torch.tensor(1.0), logits[part], target[part])
+    found, each = metrics.compute()["accuracy"], []
+    for truth in (own, partner):
+        accuracy = MultilabelAccuracy(4, average="micro")
+        accuracy.update(logits.sigmoid(), truth.long())
+        each.append(float(accuracy.compute()))
+    assert found == pytest.approx(share * each[0] + (1 - share) * each[1], abs=1e-6)
+    # and of unmixed images the usual accuracy, in a phase without augmentation
+    metrics.update(torch.tensor(1.0), logits, own)
+    assert metrics.compute()["accuracy"] == pytest.approx(each[0], abs=1e-6)
+
+
 @pytest.mark.parametrize("sizes", [50, 7])
 def test_metrics_are_those_of_torchmetrics(sizes):
     logits, present = make_answers(50, 4)

@@ -19,8 +19,8 @@ WORDS: Words = {
         form="NAME", default="onnx", values=FORMATS,
     ),
     "cam": Word(
-        "whether the file also computes the Grad-CAM map of the last feature map for the predicted "
-        "class (onnx and torch_export)",
+        "whether the file also computes the Grad-CAM map of the last feature map (onnx and "
+        "torch_export), for the predicted class or for each of several",
         form="SWITCH", default="false", values=("true", "false"),
     ),
     "images": Word(

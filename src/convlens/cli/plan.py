@@ -119,7 +119,14 @@ def _print_training(plan: Plan) -> None:
     rate = "" if config.finetune.phases else f", learning rate {config.optimizer.lr:g}"
     is_augmented = any(phase.is_augmented for phase in plan.trained_phases)
     changes = "augmented" if is_augmented else "not augmented"
-    drawn = "all classes drawn equally often" if training.sampler == "balanced" else ""
+    drawn = ""
+    if training.sampler == "balanced":
+        several = config.data.has_several_classes
+        drawn = (
+            "a class drawn, then one of its images"
+            if several
+            else "all classes drawn equally often"
+        )
     requested = str(config.precision)
     rows = {
         "epochs": f"{training.epochs}, each {epoch} of {plan.batch} images{update}",

@@ -174,7 +174,7 @@ class PictureData(L.LightningDataModule):
         """Return the training batches of this process."""
         images = self.dataset.splits["train"]
         rank, world = self._get_rank()
-        order = self.order(world, images.labels if self.balanced else None)
+        order = self.order(world, images.targets if self.balanced else None)
         return TrainingLoader(
             images, order, self.seed, rank, world,
             stored=lambda: self.stored.get("train"),
@@ -191,8 +191,8 @@ class PictureData(L.LightningDataModule):
 
         Args:
             processes: number of processes.
-            labels: of the training images, to draw all classes equally often; None otherwise, and
-                if only the sizes of the batches matter.
+            labels: of the training images, or (N, K) bool, to draw all classes equally often; None
+                otherwise, and if only the sizes of the batches matter.
         """
         count = int(self.index.counts["train"].sum())
         batch = self.batch_size * (processes if self.per_device else 1)

@@ -78,13 +78,15 @@ def apply_mix(batch: Batch, mix: Mix, classes: int) -> Batch:
     """Mix a batch, and drop its last image, which is only the partner of the first.
 
     Args:
-        batch: ``image`` float (B + 1, C, H, W), ``label`` (B + 1,), ``row`` (B + 1,), and more.
+        batch: ``image`` float (B + 1, C, H, W), ``label`` (B + 1,) or bool (B + 1, K), ``row``
+            (B + 1,), and more.
         mix: how.
         classes: K.
 
     Returns:
-        The batch of B images; ``target`` float32 (B, K) are the shares of the classes. ``label``
-        and ``row`` are those of the image itself.
+        The batch of B images; ``target`` float32 (B, K) are the shares of the classes: those of an
+        image that has several classes are 1 for each of them. ``label`` and ``row`` are those of
+        the image itself.
     """
     images = batch["image"]
     own, partners = images[:-1], torch.cat([images[-1:], images[:-2]])
@@ -103,5 +105,7 @@ def apply_mix(batch: Batch, mix: Mix, classes: int) -> Batch:
 
 
 def _to_shares(labels: Tensor, classes: int) -> Tensor:
-    """Return (B, K) float32, one in the column of the class; ``one_hot`` would read the labels."""
+    """Return (B, K) float32, one in the column of each class; ``one_hot`` would read the labels."""
+    if labels.dim() == 2:
+        return labels.float()
     return (labels[:, None] == torch.arange(classes, device=labels.device)).float()

@@ -55,8 +55,10 @@ class TrainingOrder:
     epochs too (Keras's ``steps_per_epoch``).
 
     With ``labels``, images are drawn with replacement (``torch.utils.data.WeightedRandomSampler``):
-    every class with the same probability, and within a class every image. In an epoch some images
-    come several times, and others not at all.
+    every class with the same probability, and within a class every image (class-aware sampling,
+    Shen et al. 2016, arXiv:1512.05830). An image of several classes is drawn for each of them, so
+    that frequent companions of rare classes still come more often (Wu et al. 2020,
+    arXiv:2007.09654). In an epoch some images come several times, and others not at all.
 
     Args:
         count: number of images, at least 1.
@@ -64,7 +66,8 @@ class TrainingOrder:
         seed: seed of the run.
         steps: batches per epoch, or None.
         least: fewest images in a last batch that is not the only one.
-        labels: (count,) int64, to draw all classes equally often; None for every image once.
+        labels: (count,) int64, or (count, K) bool if images may have several classes, to draw all
+            classes equally often; None for every image once.
     """
 
     def __init__(
@@ -115,6 +118,10 @@ class TrainingOrder:
 
 
 def _balance(labels: np.ndarray) -> np.ndarray:
-    """Return the probability of each image, (N,), with which all classes are equally probable."""
+    """Return the probability of each image, (N,), if a class is drawn, then one of its images."""
+    if labels.ndim == 2:
+        counts = labels.sum(axis=0)
+        chances = labels @ (1 / np.maximum(counts, 1))  # a class may have no image of its own
+        return chances / chances.sum()
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return 1 / (len(counts) * counts[classes])

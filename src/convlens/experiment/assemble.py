@@ -101,12 +101,6 @@ def check_labels(config: Config) -> None:
         )
     if several and config.training.class_weights is not None:
         raise UserError("training.class_weights needs one class per image: set it to null")
-    if several and config.data.augment.mixes:
-        raise UserError(
-            "data.augment.mixup and data.augment.cutmix need one class per image: set them to 0"
-        )
-    if several and config.training.sampler == "balanced":
-        raise UserError("training.sampler=balanced needs one class per image: leave it out")
     if several and config.scores == "all":
         raise UserError("scores=all needs one class per image: leave scores=all out")
 

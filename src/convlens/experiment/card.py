@@ -86,8 +86,15 @@ def write_card(network: nn.Module, facts: Facts, origin: Origin) -> str:
         f"preprocessing: {describe_rule(recipe)}, divided by 255",
         f"temperature: {facts.temperature:g}{calibrated}",
     ]
+    if facts.thresholds is not None:
+        limits = ", ".join(f"{limit:.3g}" for limit in facts.thresholds[:_MOST_NAMES])
+        lines.append(
+            f"several classes per image: each probability is a sigmoid, and a class is predicted "
+            f"from its threshold on: {limits}{', …' if more > 0 else ''}"
+        )
     if facts.layer is not None:
-        lines.append(f"map: Grad-CAM of the predicted class at {facts.layer}")
+        which = "the predicted class" if facts.thresholds is None else "each class"
+        lines.append(f"map: Grad-CAM of {which} at {facts.layer}")
     versions = (f"{each} {importlib.metadata.version(each)}" for each in ("convlens", "torch"))
     lines.append(f"written by: {', '.join(versions)}")
     title = f"# {config.model.name}, {len(facts.class_names)} classes"
@@ -104,7 +111,7 @@ def _list_results(origin: Origin) -> list[str]:
     if not isinstance(test, dict) or summary.get("best_epoch") != origin.epoch:
         return []
     found = [
-        f"{key} {test[key]:.4f}" for key in ("accuracy", "loss")
+        f"{key} {test[key]:.4f}" for key in ("accuracy", "mean_ap", "macro_f1", "loss")
         if isinstance(test.get(key), int | float)
     ]  # fmt: skip
     return [f"test split of the run: {', '.join(found)}"] if found else []

@@ -58,7 +58,7 @@ class Check:
         place: where they come from.
         differences: the largest absolute difference by output; empty if the file holds only
             weights, which are those of the network, bit for bit.
-        same: number of images whose most probable class is the same.
+        same: number of images with the same predicted class, or classes.
     """
 
     images: int
@@ -71,7 +71,7 @@ class Check:
             return "all weights read back are those of the network, bit for bit"
         parts = [f"{name} {value:.1e}" for name, value in self.differences.items()]
         return (
-            f"{self.images} images of {self.place}: the same class in {self.same}; largest "
+            f"{self.images} images of {self.place}: the same prediction in {self.same}; largest "
             f"difference: {', '.join(parts)}"
         )
 
@@ -141,11 +141,6 @@ def export_network(
     home = _find_folder(run_dir, FILES[kind])
     with progress_bar("reading the network"):
         explainer, _ = load_network(ckpt, words)
-        if explainer.thresholds is not None:  # a file has no place for them yet
-            raise UserError(
-                f"ckpt={ckpt}: networks with several classes per image cannot be exported yet; "
-                f"predict and explain read the checkpoint"
-            )
         explainer.network.cpu()
         origin = read_origin(ckpt, words)
     with progress_bar("computing the answers for the check"):
@@ -186,12 +181,15 @@ def _describe(
         layer, reason = find_feature_map(network, images[:1])
         if layer is None:
             raise UserError(f"cam=true: {reason}; leave it out")
-        predicted = torch.full((len(images), 1), -1)
-        found = grad_cam(network, images, predicted, [layer], batch=_BATCH)
-        expected |= {LOGITS: found.logits, GRAD_CAM: found.maps[layer][:, 0]}
+        several = explainer.thresholds is not None
+        targets = torch.arange(len(explainer.class_names)) if several else torch.tensor([-1])
+        found = grad_cam(network, images, targets.expand(len(images), -1), [layer], batch=_BATCH)
+        maps = found.maps[layer]
+        expected |= {LOGITS: found.logits, GRAD_CAM: maps if several else maps[:, 0]}
     else:
         expected[LOGITS] = compute_logits(network, images, batch=_BATCH)
-    facts = make_facts(explainer.class_names, explainer.recipe, layer)
+    limits = None if explainer.thresholds is None else explainer.thresholds.tolist()
+    facts = make_facts(explainer.class_names, explainer.recipe, layer, limits)
     facts = replace(facts, card=write_card(network, facts, origin))
     name = origin.config.model.name
     return _Subject(copy_plain(network), name, images, place, expected, facts)
@@ -246,8 +244,16 @@ def _compare(subject: _Subject, run: Callable[[Tensor], Mapping[str, Tensor]]) -
                 f"nothing was written: {name} of the file and of the network differ by "
                 f"{differences[name]:.1e}, more than {TOLERANCE:g}"
             )
-    same = found[PROBABILITIES].argmax(1) == expected[PROBABILITIES].argmax(1)
-    return Check(len(images), subject.place, differences, int(same.sum()))
+    one, other = (_predict(subject, each[PROBABILITIES]) for each in (found, expected))
+    same = int((one == other).all(1).sum())
+    return Check(len(images), subject.place, differences, same)
+
+
+def _predict(subject: _Subject, probabilities: Tensor) -> Tensor:
+    """Return the predicted class of each image, ``(B, 1)``, or whether each is, ``(B, K)``."""
+    if (limits := subject.facts.thresholds) is None:
+        return probabilities.argmax(1, keepdim=True)
+    return probabilities >= torch.tensor(limits)
 
 
 def _find_difference(values: Tensor, others: Tensor) -> float:
@@ -257,10 +263,11 @@ def _find_difference(values: Tensor, others: Tensor) -> float:
 
 def _build_function(subject: _Subject) -> tuple[nn.Module, tuple[str, ...]]:
     """Return the function to export, and the names of its outputs."""
-    answers = Answers(subject.network, subject.facts.temperature)
-    if subject.facts.layer is None:
+    facts = subject.facts
+    answers = Answers(subject.network, facts.temperature, several=facts.thresholds is not None)
+    if facts.layer is None:
         return answers, (PROBABILITIES, LOGITS)
-    traced = trace_with_map(answers, subject.facts.layer, subject.images[:2])
+    traced = trace_with_map(answers, facts.layer, subject.images[:2])
     return traced, (PROBABILITIES, LOGITS, GRAD_CAM)
 
 
@@ -313,7 +320,8 @@ def _write_timm(subject: _Subject, folder: Path) -> Check:
         made = Path(temporary) / folder.name
         other_files.write_timm_folder(made, result, subject.facts, normalise)
         network = timm.create_model(f"local-dir:{made}", pretrained=True).eval()
-        answers = Answers(nn.Sequential(normalise, network))
+        several = subject.facts.thresholds is not None
+        answers = Answers(nn.Sequential(normalise, network), several=several)
         with torch.no_grad():
             names = (PROBABILITIES, LOGITS)
             check = _compare(subject, lambda part: dict(zip(names, answers(part), strict=True)))

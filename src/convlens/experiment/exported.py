@@ -34,7 +34,9 @@ class ExportedExplainer(Explainer):
     """
 
     def __init__(self, network: OnnxNetwork, facts: Facts):
-        super().__init__(network, facts.class_names, facts.recipe, outputs="logits")
+        super().__init__(
+            network, facts.class_names, facts.recipe, outputs="logits", thresholds=facts.thresholds
+        )
         self.facts = facts
 
     def filters(
@@ -61,6 +63,8 @@ class ExportedExplainer(Explainer):
             problem = self._find_obstacle(explanation, layers)
             if problem is None:
                 maps = self.network.run(explanation.picture[None], [GRAD_CAM])[GRAD_CAM]
+                if self.thresholds is not None:  # a map of each class
+                    maps = maps[0, list(explanation.targets)]
                 draw_grad_cam(explanation, {self.facts.layer: maps})
                 return
         if is_named:
@@ -74,7 +78,8 @@ class ExportedExplainer(Explainer):
             return UserError("grad_cam: the file computes no map; export it with cam=true")
         if layers not in ("auto", [layer]):
             return UserError(f"grad_cam: the file has only the map of {layer}: leave layers= out")
-        if explanation.targets != (int(explanation.probabilities.argmax()),):
+        is_other = explanation.targets != (int(explanation.probabilities.argmax()),)
+        if self.thresholds is None and is_other:
             return UserError(
                 "grad_cam: the file has only the map of the predicted class; only=occlusion "
                 "explains any class"

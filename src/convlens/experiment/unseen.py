@@ -236,10 +236,11 @@ def _relabel_several(test: Images, numbers: np.ndarray, classes: int) -> Images:
     """
     present = np.zeros((len(test), classes), bool)
     present[:, numbers[numbers >= 0]] = test.present[:, numbers >= 0]
-    objects = test.objects
-    if objects is not None:
-        objects = np.append(0, numbers + 1).astype(np.uint8)[objects]
-    return replace(test, present=present, objects=objects)
+    draw = test.objects
+    if draw is None:
+        return replace(test, present=present)
+    own = {new: old for old, new in enumerate(numbers.tolist()) if new >= 0}
+    return replace(test, present=present, objects=lambda image, label: draw(image, own[label]))
 
 
 def _describe_class_mismatch(names: Sequence[str], data_names: Sequence[str]) -> str:

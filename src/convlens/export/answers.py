@@ -29,20 +29,22 @@ class Answers(nn.Module):
     """Computes probabilities ``(B, K)`` and logits from images ``(B, C, H, W)`` in [0, 1].
 
     The logits are ``(B, K)``, or ``(B, 1)`` for a one-logit network, divided by the temperature:
-    the probabilities are their softmax, or ``[1 - sigmoid, sigmoid]``.
+    the probabilities are their softmax, or ``[1 - sigmoid, sigmoid]``. If images may have several
+    classes, they are the sigmoids of ``K`` logits.
 
     Args:
         network: maps images in [0, 1] to logits, normalisation included.
         temperature: above 0.
+        several: whether images may have several classes.
     """
 
-    def __init__(self, network: nn.Module, temperature: float = 1.0):
+    def __init__(self, network: nn.Module, temperature: float = 1.0, *, several: bool = False):
         super().__init__()
-        self.network, self.temperature = network, temperature
+        self.network, self.temperature, self.several = network, temperature, several
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.network(images) / self.temperature
-        return probabilities(logits), logits
+        return logits.sigmoid() if self.several else probabilities(logits), logits
 
 
 def copy_plain(network: nn.Module) -> nn.Module:
@@ -56,12 +58,14 @@ def copy_plain(network: nn.Module) -> nn.Module:
 
 
 def trace_with_map(answers: Answers, layer: str, example: Tensor) -> GraphModule:
-    """Trace a network together with the Grad-CAM map of one layer for the predicted class.
+    """Trace a network together with the Grad-CAM map of one layer.
+
+    The map explains the predicted class. If images may have several, there is one for each class.
 
     The gradient needs only what comes after the layer. It is a vector-Jacobian product with a
     one-hot vector (``±1`` for one logit), which is traced into the graph. For a head that averages
     and multiplies it is a row of the weights. The map equals ``convlens.explain.grad_cam`` with
-    target -1, on the scale of the logits before the temperature.
+    target -1 (or with all classes), on the scale of the logits before the temperature.
 
     Args:
         answers: the network, from ``copy_plain``.
@@ -69,8 +73,8 @@ def trace_with_map(answers: Answers, layer: str, example: Tensor) -> GraphModule
         example: ``(2, C, H, W)``, two images.
 
     Returns:
-        A graph from images to ``(probabilities, logits, map)``; the map is ``(B, h, w)``, at least
-        0. Any number of images is possible.
+        A graph from images to ``(probabilities, logits, map)``; the map is ``(B, h, w)``, or
+        ``(B, K, h, w)`` with several classes, at least 0. Any number of images is possible.
 
     Raises:
         Exception: torch cannot trace the network; the type depends on the reason.
@@ -91,10 +95,18 @@ def trace_with_map(answers: Answers, layer: str, example: Tensor) -> GraphModule
         with torch.enable_grad(), module.register_forward_hook(begin):
             shares, logits = answers(images)
             values = outputs[-1]
-            vector = _choose_vector(logits.detach()) * answers.temperature
-            (slopes,) = torch.autograd.grad(logits, values, vector)
-        values, slopes = (each.detach().permute(order) for each in (values, slopes))
-        cam = (slopes.mean((-2, -1), keepdim=True) * values).sum(1).relu()
+            vectors = [_choose_vector(logits.detach())]
+            if answers.several:
+                vectors = [_select_class(logits.detach(), k) for k in range(logits.shape[1])]
+            gradients = [
+                torch.autograd.grad(
+                    logits, values, vector * answers.temperature, retain_graph=True
+                )[0]
+                for vector in vectors
+            ]
+        values = values.detach().permute(order)
+        maps = [_weigh(slopes.detach().permute(order), values) for slopes in gradients]
+        cam = torch.stack(maps, dim=1) if answers.several else maps[0]
         return shares.detach(), logits.detach(), cam
 
     aten = torch.ops.aten
@@ -167,6 +179,17 @@ def _choose_vector(logits: Tensor) -> Tensor:
         return torch.where(logits > 0, 1.0, -1.0)
     classes = torch.arange(logits.shape[1], device=logits.device)
     return (classes == logits.argmax(1, keepdim=True)).to(logits.dtype)
+
+
+def _select_class(logits: Tensor, number: int) -> Tensor:
+    """Return the gradient of one class's score by the logits, in their shape."""
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    return (classes == number).to(logits.dtype).expand_as(logits)
+
+
+def _weigh(slopes: Tensor, values: Tensor) -> Tensor:
+    """Return the map ``(B, h, w)`` of slopes and feature maps, ``(B, C, h, w)`` each."""
+    return (slopes.mean((-2, -1), keepdim=True) * values).sum(1).relu()
 
 
 def _find_axes(network: nn.Module, layer: str, example: Tensor) -> Sequence[int]:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from convlens.core.errors import UserError
 from convlens.data.pixels.decode import BACKGROUND, MAX_SIDE, PADDING, REDUCING_GAP, Recipe
 
-FORMAT = "1"  # of the metadata; raise it when a key changes its meaning
+# Formats of the metadata. Networks with several classes per image have one of their own: versions
+# that know only the first would take a softmax of their logits.
+FORMAT, SEVERAL = "1", "2"
+SIGMOID = "sigmoid"  # the value of ``activation``
 _READ = ("height", "width", "channels", "resize", "interpolation")
 _RESIZES = {
     "squash": "resized to {size} pixels, whatever its proportions",
@@ -38,6 +41,8 @@ class Facts:
         temperature: the logits are divided by it; 1.0 until a network is calibrated.
         layer: the layer whose Grad-CAM map the file computes, or None.
         card: the model card, Markdown.
+        thresholds: ``K`` probabilities from which each class counts as predicted, if an image may
+            have several, whose probabilities are then sigmoids; None if it has one.
     """
 
     class_names: tuple[str, ...]
@@ -45,16 +50,19 @@ class Facts:
     temperature: float = 1.0
     layer: str | None = None
     card: str = ""
+    thresholds: tuple[float, ...] | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """Return the facts as text by name, for ``read_facts``."""
         found = {
-            "convlens_format": FORMAT,
+            "convlens_format": FORMAT if self.thresholds is None else SEVERAL,
             "classes": json.dumps(self.class_names, ensure_ascii=False),
             "preprocessing": json.dumps(self._describe_preprocessing(), ensure_ascii=False),
             "temperature": repr(self.temperature),
             "model_card": self.card,
         }
+        if self.thresholds is not None:
+            found |= {"activation": SIGMOID, "thresholds": json.dumps(self.thresholds)}
         return found if self.layer is None else {**found, "grad_cam_layer": self.layer}
 
     def _describe_preprocessing(self) -> dict[str, Any]:
@@ -74,9 +82,13 @@ class Facts:
         }
 
 
-def make_facts(class_names: tuple[str, ...], recipe: Recipe, layer: str | None = None) -> Facts:
+def make_facts(
+    class_names: tuple[str, ...], recipe: Recipe, layer: str | None = None,
+    thresholds: Sequence[float] | None = None,
+) -> Facts:  # fmt: skip
     """Return the facts of a network that is not calibrated, without a model card."""
-    return Facts(class_names, replace(recipe, decode="exact"), layer=layer)
+    limits = None if thresholds is None else tuple(thresholds)
+    return Facts(class_names, replace(recipe, decode="exact"), layer=layer, thresholds=limits)
 
 
 def describe_rule(recipe: Recipe) -> str:
@@ -106,10 +118,10 @@ def read_facts(metadata: Mapping[str, str], where: str) -> Facts:
             f"{where} was not exported by convlens, so its classes and preprocessing are unknown: "
             f"use a file that `convlens export` wrote"
         )
-    if written != FORMAT:
+    if written not in (FORMAT, SEVERAL):
         raise UserError(
-            f"{where} has metadata of format {written[:20]}, this version reads {FORMAT}: export "
-            f"it again"
+            f"{where} has metadata of format {written[:20]}, this version reads {FORMAT} and "
+            f"{SEVERAL}: export it again"
         )
     try:
         names = json.loads(metadata["classes"])
@@ -122,6 +134,7 @@ def read_facts(metadata: Mapping[str, str], where: str) -> Facts:
             raise ValueError("there are fewer than two classes, or some are the same")
         if not 0 < temperature < math.inf:
             raise ValueError(f"the temperature is {temperature}")
+        thresholds = None if written == FORMAT else _read_thresholds(metadata, len(names))
     except (KeyError, TypeError, ValueError, UserError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(
@@ -129,5 +142,22 @@ def read_facts(metadata: Mapping[str, str], where: str) -> Facts:
         ) from None
     return Facts(
         tuple(names), recipe, temperature, metadata.get("grad_cam_layer"),
-        metadata.get("model_card", ""),
+        metadata.get("model_card", ""), thresholds,
     )  # fmt: skip
+
+
+def _read_thresholds(metadata: Mapping[str, str], classes: int) -> tuple[float, ...]:
+    """Return the thresholds of a network with several classes per image.
+
+    Raises:
+        KeyError: something is missing.
+        ValueError: it is damaged.
+    """
+    if metadata["activation"] != SIGMOID:
+        raise ValueError(f"the activation is {metadata['activation']}")
+    values = json.loads(metadata["thresholds"])
+    if not isinstance(values, list) or len(values) != classes:
+        raise ValueError("the thresholds are not a number for each class")
+    if not all(type(each) in (int, float) and 0 <= each <= 1 for each in values):
+        raise ValueError("a threshold is not between 0 and 1")
+    return tuple(map(float, values))

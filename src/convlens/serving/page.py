@@ -83,6 +83,9 @@ def answer(explainer: Explainer, file: str, method: str) -> tuple[Classes, Overl
         high = max(LEAST, find_full_colour_value(values))
         covered = overlay_signed_map(picture, values, frame, high=high)
         caption = f"Covering a red part lowers the logit of {name}, a blue part raises it."
+    if explainer.thresholds is not None:
+        predicted = ", ".join(found.class_names[number] for number in found.predicted)
+        caption += f" Predicted: {predicted or 'none of the classes'}."
     return dict(found.top(_TOP)), Overlay(picture, covered, caption)
 
 

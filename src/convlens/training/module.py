@@ -119,7 +119,7 @@ class ClassifierModule(L.LightningModule):
     def _build_metrics(self, *, detailed: bool = True, soft: bool = False) -> Metrics:
         named = self.metric_names if detailed else ()
         if self.multi_label:
-            return MultiLabelMetrics(self.class_names, detailed=detailed, named=named)
+            return MultiLabelMetrics(self.class_names, detailed=detailed, soft=soft, named=named)
         return EpochMetrics(self.class_names, detailed=detailed, soft=soft, named=named)
 
     def __setattr__(self, name: str, value: object) -> None:

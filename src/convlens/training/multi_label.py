@@ -38,6 +38,31 @@ class ScoreRecord(Metric):
         return tuple(torch.cat(part) if isinstance(part, list) else part for part in parts)
 
 
+class SoftDecisions(Metric):
+    """Mean agreement of decisions and shares of classes, in [0, 1], for images that are mixed.
+
+    A class that is predicted agrees by its share, another one by the rest. Without mixing it is the
+    fraction of correct decisions.
+    """
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("share", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, decisions: Tensor, targets: Tensor) -> None:
+        """Add decisions, bool (B, K), and classes, bool (B, K), or their shares."""
+        shares = targets.float()
+        self.share.add_(torch.where(decisions, shares, 1 - shares).sum())
+        self.count.add_(targets.numel())
+
+    def compute(self) -> Tensor:
+        """Return the mean; 0 without images."""
+        return self.share / self.count.clamp_min(1)
+
+
 class MultiLabelMetrics(nn.Module):
     """Mean loss and accuracy; if ``detailed``, also average precision and F1 of each class.
 
@@ -51,6 +76,7 @@ class MultiLabelMetrics(nn.Module):
     Args:
         class_names: K names.
         detailed: whether to keep the probabilities.
+        soft: whether targets may be shares of the classes, because images are mixed.
         named: further metrics, see ``convlens.training.named_metrics``.
 
     Attributes:
@@ -61,17 +87,20 @@ class MultiLabelMetrics(nn.Module):
         UserError: a named metric does not exist, or is not a single number.
     """
 
-    def __init__(self, class_names: Sequence[str], *, detailed: bool, named: Sequence[str] = ()):
+    def __init__(
+        self, class_names: Sequence[str], *, detailed: bool, soft: bool = False,
+        named: Sequence[str] = (),
+    ):  # fmt: skip
         super().__init__()
         self.class_names = list(class_names)
-        self.loss, self.accuracy = MeanLoss(), Accuracy()
+        self.loss, self.accuracy = MeanLoss(), SoftDecisions() if soft else Accuracy()
         self.record = ScoreRecord() if detailed else None
         self.named = nn.ModuleDict(build_metrics(named, len(class_names), several=True))
         self.given: Tensor | None = None
         self.thresholds = torch.full((len(class_names),), 0.5)
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add one batch: its mean loss, logits (B, K), labels bool (B, K)."""
+        """Add one batch: its mean loss, logits (B, K), labels bool (B, K), or shares if soft."""
         self.loss.update(loss.detach(), len(labels))
         self.accuracy.update(logits > 0, labels)
         if self.record is not None:

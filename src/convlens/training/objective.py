@@ -86,7 +86,7 @@ class Objective(torch.nn.Module):
         Args:
             logits: (B, K) or (B, 1).
             targets: classes (B,) int64, or shares of the classes (B, K), which sum to 1; for
-                ``multi_label`` bool (B, K).
+                ``multi_label`` bool (B, K), or shares in [0, 1], each class's own.
 
         Returns:
             A scalar: nats, for ``mse`` in [0, 1].
@@ -153,7 +153,7 @@ class Objective(torch.nn.Module):
 
 
 def select_targets(batch: dict) -> Tensor:
-    """Return what a batch is trained on: soft labels (B, K) if it has any, else classes (B,)."""
+    """Return what a batch is trained on: soft labels (B, K) if it has any, else its labels."""
     return batch.get("target", batch["label"])
 
 

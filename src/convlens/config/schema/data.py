@@ -118,7 +118,7 @@ class AugmentConfig(Slice):
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed with one another, so that labels are shares of classes."""
+        """Whether images are mixed with one another, so that targets are shares of classes."""
         return bool(self.mixup or self.cutmix)
 
 
@@ -166,8 +166,8 @@ class DataConfig(Slice):
         "image folders: encoding of the CSV file, such as utf-8, utf-16 or cp1252; null: detect it"
     )
     multi_label: Annotated[bool | None, SWITCH] = optional(
-        "image folders: images may have several classes, from a CSV file (column labels, or one "
-        "column per class) or identical files in several folders"
+        "images may have several classes; image folders: from a CSV file or identical files in "
+        "several folders; coco, yolo: from their objects"
     )
     masks: Annotated[str | None, NULL | TEXT] = optional(
         "image folders: object masks, such as cats/1.png or Pascal VOC's cats/1.xml; null: none"

@@ -76,6 +76,7 @@ class Keys(NamedTuple):
     pattern: str = "data.pattern"
     csv: str = "data.csv"
     encoding: str = "data.encoding"
+    class_choice: str = ""  # only some sources have such a key
 
 
 def compile_pattern(pattern: str, keys: Keys) -> re.Pattern[str]:

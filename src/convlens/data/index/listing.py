@@ -212,11 +212,11 @@ def build_listing(
     present = mark_classes(files, names, several) if several else None
     listing = Listing(files, labels, names, splits, root, tuple(notes), present)
     if not for_test:
-        _check_classes_in_splits(listing)
+        _check_classes_in_splits(listing, keys)
     return listing
 
 
-def _check_classes_in_splits(listing: Listing) -> None:
+def _check_classes_in_splits(listing: Listing, keys: Keys) -> None:
     present = {
         split: {listing.class_names[k] for k in listing.find_classes(listing.splits == split)}
         for split in listing.present_splits
@@ -230,10 +230,11 @@ def _check_classes_in_splits(listing: Listing) -> None:
             missing = sorted(present[here] - present[there], key=os.fsencode)
             if missing:
                 more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+                hint = f"; {keys.class_choice}=[a,b] leaves it out" if keys.class_choice else ""
                 raise UserError(
                     f"class {missing[0]!r}{more} has images in {here} but none in {there} of "
                     f"{listing.directory}: every split needs every class, spelled alike; "
-                    f"in {there} {nearest(missing[0], present[there])}"
+                    f"in {there} {nearest(missing[0], present[there])}{hint}"
                 )
 
 

@@ -55,6 +55,16 @@ def join_labels(row: Mapping[str, str], path: Path, line: int) -> str:
     return text
 
 
+def refuse_separator(class_names: Sequence[str], place: str) -> None:
+    """Raise UserError if a class name contains what separates the classes of an image in tables."""
+    for name in class_names:
+        if SEPARATOR in name:
+            raise UserError(
+                f"class {name!r} in {place} contains {SEPARATOR}, which separates the classes of "
+                f"an image: rename it"
+            )
+
+
 def add_rows(rows: ListingBuilder, found: Sequence[tuple[str | None, str, str]]) -> None:
     """Add images, each under the rarest of its classes, so that every split gets rare classes.
 

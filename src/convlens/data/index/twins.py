@@ -21,7 +21,7 @@ from convlens.data.index.files import read_size_and_time
 from convlens.data.index.folders import count_noun
 from convlens.data.index.labels import SPLITS
 from convlens.data.index.listing import Listing
-from convlens.data.index.several import pick_rarest
+from convlens.data.index.several import pick_rarest, refuse_separator
 
 _END = 4096  # bytes at a file's end that distinguish most files of equal size
 _NAMED = 4  # pairs of classes that a line names
@@ -56,6 +56,7 @@ def merge_twins(listing: Listing) -> Listing:
     Args:
         listing: one label per file.
     """
+    refuse_separator(listing.class_names, str(listing.directory))
     present = listing.labels[:, None] == np.arange(len(listing.class_names))
     ranks, dropped = _rank_splits(listing), []
     for rows in find_twins(listing):

@@ -126,7 +126,7 @@ def read_masks(
 
         def work(row: int) -> tuple[int, str]:
             try:
-                mask, remark = _read(kind, images[row], files[row], recipe)
+                mask, remark = read_mask(kind, images[row], files[row], recipe)
             except ImageError as error:
                 if kind.needed or on_error == "raise":
                     raise
@@ -162,8 +162,14 @@ def read_masks(
     return Masks(entry.arrays["masks"], masked, notes)
 
 
-def _read(kind: MaskKind, path: Path, file: Path, recipe: Recipe) -> tuple[np.ndarray, str]:
+def read_mask(kind: MaskKind, path: Path, file: Path, recipe: Recipe) -> tuple[np.ndarray, str]:
     """Return a mask, (H, W) bool, and a remark.
+
+    Args:
+        kind: the kind of mask file.
+        path: the image.
+        file: its mask file.
+        recipe: how the image is resized; with one channel and ``nearest``.
 
     Raises:
         ImageError: the file contains no mask; the error names it.

@@ -9,9 +9,9 @@ Legend: h, w height and width in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,12 @@ from PIL import Image
 from convlens.data.index.optional import import_optional
 from convlens.data.masks.boxes import find_covered
 from convlens.data.masks.files import TURNED, USER_MASKS, choose_size, orient_mask
-from convlens.data.masks.load import ImageShape, MaskKind
-from convlens.data.pixels.decode import MAX_PIXELS
+from convlens.data.masks.load import ImageShape, MaskKind, read_mask
+from convlens.data.pixels.decode import MAX_PIXELS, ImageError, Recipe
 
 # pixels along an outline; pycocotools keeps ten numbers for each
 _LONGEST = 4_000_000
+_KEPT = 1024  # masks of one class that are not drawn again: looks ask for the same ones
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,17 @@ class Objects:
         regions: where they are.
         size: (w, h) of the image that they are annotated on, in pixels; None: regions are in
             fractions of the upright image's sides.
+        names: the class of each.
     """
 
     regions: tuple[Region, ...]
     size: tuple[int, int] | None = None
+    names: tuple[str, ...] = ()
+
+    def select(self, name: str) -> Objects:
+        """Return the objects of one class."""
+        pairs = zip(self.regions, self.names, strict=True)
+        return Objects(tuple(region for region, own in pairs if own == name), self.size)
 
     def draw(self, image: ImageShape) -> tuple[np.ndarray, int, str]:
         """Return the mask of all objects, as ``MaskKind.read`` does.
@@ -226,6 +234,42 @@ def make_object_masks(objects: Mapping[Path, Objects], *depends_on: object) -> M
         way_out="; correct it, or skip such masks with data.on_error=skip",
         needed=False,
     )
+
+
+def draw_classes(
+    objects: Mapping[Path, Objects], files: Sequence[Path], class_names: Sequence[str], *,
+    size: int, resize: str,
+) -> Callable[[int, int], np.ndarray]:  # fmt: skip
+    """Return a function that draws the objects of one class in an image, when they are needed.
+
+    Objects of several classes may cover the same pixels, and few images are explained, so there is
+    no array of all masks.
+
+    Args:
+        objects: the objects of image files, with their classes.
+        files: N image files.
+        class_names: K names.
+        size: height and width of the masks in pixels.
+        resize: "squash", "crop" or "pad".
+
+    Returns:
+        A function from the numbers of an image and a class to a mask, (H, W) bool; all False if
+        they have no place that is annotated.
+    """
+    recipe = Recipe(size, size, channels=1, resize=resize, interpolation="nearest")
+
+    @lru_cache(maxsize=_KEPT)
+    def draw(image: int, label: int) -> np.ndarray:
+        file = files[image]
+        found = objects.get(file, Objects(())).select(class_names[label])
+        if not found.regions:
+            return np.zeros((size, size), bool)
+        try:
+            return read_mask(make_object_masks({file: found}), file, file, recipe)[0]
+        except ImageError:  # it covers no pixel, or its image is of another size and was left out
+            return np.zeros((size, size), bool)
+
+    return draw
 
 
 def _read_mask(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,8 +44,8 @@ class Images:
         sizes: (N, 2) uint16, width and height of each upright original in pixels; None without
             files.
         present: (N, K) bool, the classes of each image; None if each image has one class.
-        objects: (N, H, W) uint8, 1 + the class of the object at each pixel, 0 where there is none;
-            None if it is not known which object is of which class.
+        objects: a function from the numbers of an image and a class to a mask, (H, W) bool, True on
+            its objects of this class; None if it is not known which object is of which class.
     """
 
     images: np.ndarray
@@ -58,7 +58,7 @@ class Images:
     digests: np.ndarray | None = None
     sizes: np.ndarray | None = None
     present: np.ndarray | None = None
-    objects: np.ndarray | None = None
+    objects: Callable[[int, int], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if self.masked is None:

@@ -1,7 +1,8 @@
-"""Images with annotated objects, of COCO or YOLO, as images with one label and a mask.
+"""Images with annotated objects, of COCO or YOLO, as images with labels and a mask.
 
 An image takes the class of its objects if they are all of one class. Images without an object, or
-with objects of several classes, are left out, and lines count them.
+with objects of several classes, are left out, and lines count them. With ``data.multi_label`` an
+image has all classes of its objects.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from convlens.data.index.folders import count_noun, join_names
 from convlens.data.index.labels import Keys
 from convlens.data.index.listing import build_listing
 from convlens.data.index.names import normalise_name
+from convlens.data.index.several import SEPARATOR, add_rows, refuse_separator
 from convlens.data.masks.objects import Objects, Region, import_coco_masks, make_object_masks
 from convlens.data.sources.image_files import ImageFiles
 
@@ -92,7 +94,7 @@ def check_class_names(names: Sequence[object], place: str) -> tuple[str, ...]:
 
 
 def label_images(spec: DataConfig, found: Annotations, for_test: bool) -> ImageFiles:
-    """Return the images whose objects are all of one class, with masks of these objects.
+    """Return the images whose objects are all of one class, or of any, with masks of these objects.
 
     Args:
         spec: the config group ``data``; with ``data.categories``, other classes are ignored.
@@ -103,7 +105,9 @@ def label_images(spec: DataConfig, found: Annotations, for_test: bool) -> ImageF
         UserError: ``data.categories`` names an unknown class, an image is annotated twice, or no
             image has objects of one class.
     """
-    wanted = _check_categories(spec, found)
+    wanted, several_allowed = _check_categories(spec, found), bool(spec.multi_label)
+    if several_allowed:
+        refuse_separator(sorted(wanted), str(found.root))
     notes = list(found.notes)
     if found.broken:
         file, reason = found.broken[0]
@@ -120,27 +124,40 @@ def label_images(spec: DataConfig, found: Annotations, for_test: bool) -> ImageF
             )
         seen[image.file] = image.source
         image = _keep_classes(image, wanted)
-        if len(image.classes) == 1:
+        if len(image.classes) == 1 or (several_allowed and image.classes):
             chosen[image.file] = image
         else:
             (several if image.classes else without).append(image)
     notes += _describe_left_out(without, several, len(found.images))
+    if not chosen and several_allowed:
+        raise UserError(
+            f"no image in {found.root} has an object of the classes used: add annotations, or "
+            f"choose classes with data.categories=[a,b]"
+        )
     if not chosen:
         raise UserError(
             f"no image in {found.root} has objects of one class only ({len(without)} have none, "
             f"{len(several)} have several): choose classes with data.categories=[a,b]"
         )
-    rows = ListingBuilder(found.root)
-    for image in chosen.values():
-        rows.add(image.split, image.classes[0], [_name_below(image.file, found.root)])
-    listing = build_listing(rows, notes, Keys(), for_test)
+    rows, keys = ListingBuilder(found.root), Keys(class_choice="data.categories")
+    labelled = [
+        (image.split, SEPARATOR.join(image.classes), _name_below(image.file, found.root))
+        for image in chosen.values()
+    ]
+    if several_allowed:
+        add_rows(rows, labelled)
+        count = sum(len(image.classes) > 1 for image in chosen.values())
+        notes.append(f"{count} of {len(chosen)} images have several classes")
+    for split, label, name in () if several_allowed else labelled:
+        rows.add(split, label, [name])
+    listing = build_listing(rows, notes, keys, for_test, labelled if several_allowed else ())
     images = [chosen[file] for file in listing.files]
     places = [all(region.is_known for _, region in image.objects) for image in images]
     if not all(places):
         what = count_noun(places.count(False), "image has an object", "images have objects")
         notes.append(f"{what} without a box or outline, and no mask")
     objects = {
-        image.file: Objects(tuple(region for _, region in image.objects), image.size)
+        image.file: _to_objects(image)
         for image, is_known in zip(images, places, strict=True)
         if is_known
     }
@@ -151,7 +168,13 @@ def label_images(spec: DataConfig, found: Annotations, for_test: bool) -> ImageF
     sources = [image.source if image.file in objects else None for image in images]
     notes.append(f"objects of {len(objects)} of {len(images)} images are used as masks")
     kind = make_object_masks(objects, sorted(wanted) if spec.categories else None)
-    return ImageFiles(listing, kind, sources, notes)
+    by_class = objects if several_allowed else None
+    return ImageFiles(listing, kind, sources, notes, objects=by_class)
+
+
+def _to_objects(image: AnnotatedImage) -> Objects:
+    regions, classes = (region for _, region in image.objects), (name for name, _ in image.objects)
+    return Objects(tuple(regions), image.size, tuple(classes))
 
 
 def _check_categories(spec: DataConfig, found: Annotations) -> set[str]:
@@ -184,7 +207,7 @@ def _describe_left_out(
         lines.append(
             f"left out: {len(several)} of {total} images with objects of several classes, the "
             f"first: {several[0].file} ({join_names(several[0].classes)}); data.categories "
-            "chooses classes"
+            "chooses classes, data.multi_label=true keeps all"
         )
     return lines
 

@@ -84,7 +84,7 @@ def _get_adapter() -> TypeAdapter[_Document]:
 
 
 def find_coco(spec: DataConfig, for_test: bool = False) -> ImageFiles:
-    """Find the images whose objects are of one class, in the layout of COCO.
+    """Find the images whose objects are of one class, or of any, in the layout of COCO.
 
     Args:
         spec: the config group ``data``.

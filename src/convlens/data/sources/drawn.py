@@ -63,9 +63,10 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
             shapes.paint_shortcut(images, labels, spec.shortcut, classes, seed, stream)
         titles = [f"shapes/{split}/{number}" for number in range(count)]
         digests = make_numbered_digests(count, drawing)
-        several = {key: arrays[key] for key in ("present", "objects") if key in arrays}
-        if "present" in several:
-            several["present"] = np.asarray(several["present"])
+        several = {}
+        if "present" in arrays:
+            several["present"] = np.asarray(arrays["present"])
+            several["objects"] = lambda image, label: arrays["objects"][image] == 1 + label
         return Images(images, labels, titles, arrays["masks"], digests=digests, **several)
 
     def load() -> Dataset:

@@ -15,6 +15,7 @@ from convlens.config.schema import DataConfig
 from convlens.data.index.files import Files, Texts
 from convlens.data.index.listing import Listing
 from convlens.data.masks.load import MaskKind, read_masks
+from convlens.data.masks.objects import Objects, draw_classes
 from convlens.data.pixels import load
 from convlens.data.pixels.dataset import Images
 from convlens.data.pixels.decode import make_recipe
@@ -34,6 +35,7 @@ class ImageFiles:
         decoded: by split, what was already decoded to find broken files.
         places: (N,) position of each image in the decoded images of its split.
         skipped: (file, reason) of broken files, which are not among the N.
+        objects: by image file, the objects of each class, if images may have several classes.
     """
 
     listing: Listing
@@ -43,6 +45,7 @@ class ImageFiles:
     decoded: Mapping[str, Pixels] | None = None
     places: np.ndarray | None = None
     skipped: Sequence[tuple[Path, str]] = ()
+    objects: Mapping[Path, Objects] | None = None
 
     @property
     def masked(self) -> np.ndarray:
@@ -113,11 +116,16 @@ def decode_rows(
             resize=spec.resize, cache_dir=resolve_cache(spec), on_error=spec.on_error,
         )  # fmt: skip
         masks, masked, notes = read.masks, read.masked, read.notes
+    objects = None
+    if image_files.objects:
+        objects = draw_classes(
+            image_files.objects, files, listing.class_names, size=spec.size, resize=spec.resize
+        )
     positions = None if len(places) == len(decoded.good) else places
     images = Images(
         decoded.images, labels, Texts(files), masks, positions, decoded.made_from, masked,
         sizes=decoded.sizes[places],
-        present=None if listing.present is None else listing.present[rows],
+        present=None if listing.present is None else listing.present[rows], objects=objects,
     )  # fmt: skip
     return Decoded(images, rows, broken, notes, decoded.signatures[places])
 

@@ -78,9 +78,16 @@ def pool_store(spec: DataConfig, index: Index) -> Pool:
             masks = np.concatenate([part.masks[inside] for part, inside in chosen])
         pixels = np.concatenate([part.pixels(inside) for part, inside in chosen])
         several = {}
-        for key in ("present", "objects"):
-            if getattr(parts[0], key) is not None:
-                several[key] = np.concatenate([getattr(p, key)[inside] for p, inside in chosen])
+        if parts[0].present is not None:
+            several["present"] = np.concatenate([part.present[inside] for part, inside in chosen])
+        if parts[0].objects is not None:
+            origins = [(part, row) for part, inside in chosen for row in inside.tolist()]
+
+            def draw(image: int, label: int) -> np.ndarray:
+                part, row = origins[image]
+                return part.objects(row, label)
+
+            several["objects"] = draw
         images = Images(pixels, labels[rows], [names[row] for row in rows], masks, **several)
         return Dataset({"test": images}, index.class_names)
 

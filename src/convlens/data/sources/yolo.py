@@ -40,7 +40,7 @@ _NO_LABELS = ("classes.txt", "notes.txt")  # labelImg and others write them besi
 
 
 def find_yolo(spec: DataConfig, for_test: bool = False) -> ImageFiles:
-    """Find the images whose objects are of one class, in the layout of YOLO.
+    """Find the images whose objects are of one class, or of any, in the layout of YOLO.
 
     Args:
         spec: the config group ``data``.

@@ -28,7 +28,7 @@ from convlens.draw.text import SMALL, format_dimensions, shorten, shorten_path, 
 
 Role = Literal["predicted", "true", "predicted = true", "target", "miss", "false alarm"]
 
-READING = "Grad-CAM: the brighter a part, the more this layer finds there for the class."
+READING = "Grad-CAM: the brighter a region, the more evidence for the class this layer finds there."
 _BAND = 24  # height of the coloured band above a row, pixels
 NARROWEST = 260  # minimum width of a column in pixels, for the band above it
 

@@ -111,7 +111,7 @@ def _draw_input(
     height, width = picture.shape[:2]
     padded = blank(above + height + below, left + width + right, SLATE)
     padded[above : above + height, left : left + width] = picture
-    notes = [band("yellow frame: the patch that is shown in numbers", muted=True)]
+    notes = [band("yellow frame: the patch in numbers", muted=True)]
     if padded.size > picture.size:
         notes.insert(0, band("blue-grey border: padding, counted as 0", muted=True))
     corner = worked.corner[0] + above, worked.corner[1] + left

@@ -35,6 +35,7 @@ HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: image and kernel; the 
 MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of the pooled maps
 ANSWER, FILTER_NUMBERS = slice(645, 950), slice(-360, None)  # rows in the panel of a filter
 POOLED_WIDTH = 970  # of the three pooled maps
+KERNEL_ROW = 72  # height of a row of kernels with their numbers
 
 Cut = Callable[[Path], np.ndarray]
 
@@ -139,7 +140,7 @@ def activations(tour: Path) -> np.ndarray:
 def early_filters(tour: Path) -> np.ndarray:
     """Draw the first three rows of kernels, and a middle layer."""
     folder = last(tour / "filters") / "layers" / "filters"
-    kernels = picture(folder / "backbone.block1.conv1.jpg")[:275]
+    kernels = picture(folder / "backbone.block1.conv1.jpg")[: -PAD - KERNEL_ROW]
     return vstack([kernels, picture(folder / "backbone.block3.conv1.jpg")])
 
 

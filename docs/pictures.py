@@ -28,7 +28,7 @@ from convlens.core.photograph import Photograph
 from convlens.data.pixels.decode import Recipe, decode_image
 from convlens.data.pixels.load import pillow_settings
 from convlens.data.pixels.photograph import read_photograph
-from convlens.draw.canvas import GAP, add_margin, blank, hstack, text_band, vstack
+from convlens.draw.canvas import GAP, PAD, add_margin, blank, hstack, text_band, vstack
 from convlens.draw.filter_sheet import filter_sheet
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.draw.jpeg import encode_jpeg
@@ -45,6 +45,11 @@ RUNS = Path("outputs") / "reading"
 NETWORK = "tf_efficientnet_lite0"
 LAST = "backbone.blocks.6"
 SCALES = (1.0, 0.85, 0.7)  # of a picture's sides
+# places in pixels: in a Grad-CAM panel of one class, the overlay with its band and its peak; in a
+# sheet of mean maps, rows of the colour bar, of the maps and of the names below them
+OVERLAY = slice(-400, -35), slice(344, 664)
+CELL = 168  # side of a mean map
+BAR, HEAT, NAMES = slice(-237, -222), slice(-216, -48), slice(-46, -16)
 
 
 def clever_hans(runs: Path) -> np.ndarray:
@@ -73,17 +78,36 @@ def _both_right(homes: list[Path]) -> list[str]:
 
 
 def _column(name: str, home: Path, probe: str) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a run's panels below their title."""
+    """Draw the heading of a run, and its maps: the probe's, and the mean of each class."""
     summary = json.loads((home / "summary.json").read_text())
-    means = next(last(home).glob("*_means.jpg"))
-    body = vstack([picture(last(home) / "grad_cam" / probe), picture(means)])
-    width = body.shape[1]
+    means = _shrink_means(picture(next(last(home).glob("*_means.jpg"))))
+    parts = {
+        "Grad-CAM of a validation image": picture(last(home) / "grad_cam" / probe)[OVERLAY],
+        "mean map of each class": means,
+    }
+    width = means.shape[1]
+    body = [part for text, drawn in parts.items() for part in (_head(width, text), drawn)]
     val, test = (summary[stage]["accuracy"] for stage in ("val", "test"))
     head = f"{name} a mark: validation {val:.3f}, test {test:.3f}"
     lines = [line.split(";")[0] for line in summary["alarms"]]
     lines = [part for line in lines for part in wrap(line, width, BODY, most=3)]
     alarms = text_band(width, *(lines or ["no alarm"]), size=BODY, ink=RED if lines else MUTED)
-    return vstack([text_band(width, head, size=16, bold=True, ink=INK), alarms], gap=4), body
+    top = vstack([text_band(width, head, size=16, bold=True, ink=INK), alarms], gap=4)
+    return top, vstack(body)
+
+
+def _head(width: int, text: str) -> np.ndarray:
+    return text_band(width, text, size=BODY, bold=True, ink=INK)
+
+
+def _shrink_means(sheet: np.ndarray) -> np.ndarray:
+    """Draw every second pixel of the maps in a sheet of mean maps, with their bar and names."""
+    cells = [
+        vstack([sheet[HEAT, x : x + CELL][::2, ::2], sheet[NAMES, x : x + CELL // 2]], gap=2)
+        for x in range(PAD, sheet.shape[1] - PAD, CELL + GAP)
+    ]
+    maps = hstack(cells)
+    return vstack([sheet[BAR, PAD : PAD + maps.shape[1]], maps], gap=6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +162,7 @@ def reading_cells(runs: Path) -> np.ndarray:
     """Draw a map of 4×4 cells, interpolated and with sharp edges."""
     example = explain("cat", [LAST], size=128)
     drawn = {"interpolated": False, "the cells": True}
-    return hstack([example.draw(title, pixelated=sharp) for title, sharp in drawn.items()])
+    return vstack([example.draw(title, pixelated=sharp) for title, sharp in drawn.items()])
 
 
 def reading_frame(runs: Path) -> np.ndarray:
@@ -150,7 +174,7 @@ def reading_frame(runs: Path) -> np.ndarray:
 def reading_any_class(runs: Path) -> np.ndarray:
     """Draw the map of the predicted class, and of one that is not in the image."""
     homes = (runs / name / "coffee" for name in ("coffee", "airliner"))
-    return hstack([picture(home / "grad_cam.jpg") for home in homes])
+    return vstack([picture(home / "grad_cam.jpg") for home in homes])
 
 
 def reading_padding(runs: Path) -> np.ndarray:
@@ -168,7 +192,7 @@ def reading_two_methods(runs: Path) -> np.ndarray:
 def reading_untrained(runs: Path) -> np.ndarray:
     """Draw a probe before training and after it."""
     looks = (runs / "unmarked" / "explanations" / "epoch_000", last(runs / "unmarked"))
-    return hstack([picture(look / "grad_cam" / "07_ring.jpg") for look in looks])
+    return vstack([picture(look / "grad_cam" / "07_ring.jpg") for look in looks])
 
 
 def filters(runs: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a run has given to its trackers, one JSON line each, in the order of the run."""
+"""What a run has logged to its trackers, one JSON line per entry, in order."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class TrackioTracker(Tracker):
         _use_folder(folder)
 
         class LocalRun(Run):
-            """A run that asks nobody, and raises what trackio would only print."""
+            """A run that makes no requests, and raises errors that trackio would only print."""
 
             problem = ""
 

@@ -1,4 +1,4 @@
-"""What convlens asks of a service that keeps experiments, such as MLflow."""
+"""The interface of experiment trackers, such as MLflow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEPS = "train_step/"  # tags that begin so have optimiser steps as their clock,
 
 
 class Tracker(ABC):
-    """One run in a service that keeps experiments.
+    """One run in an experiment tracker.
 
     Every method may raise any exception of the service; ``Trackers`` handles it.
 

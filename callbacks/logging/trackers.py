@@ -1,4 +1,4 @@
-"""Gives all that a run logs to its trackers: everything once, also in a run that was killed."""
+"""Logs everything of a run to its trackers exactly once, even if the run was killed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ KEY = "convlens_logged"  # of a checkpoint: the size of the journal when it was 
 class Trackers(Logger):
     """The Lightning logger of a run with trackers; only the first process has it.
 
-    All that is logged is noted in a journal. When a run is resumed, the journal is cut back to the
-    checkpoint. What a tracker lacks of it is logged again from there. What a tracker has already of
-    the epoch that is repeated is not logged again: a resumed run repeats the same values.
+    Everything that is logged is recorded in a journal. When a run is resumed, the journal is cut
+    back to the checkpoint, and entries that a tracker lacks are logged again from it. Entries of
+    the repeated epoch that a tracker already has are not logged again, because a resumed run
+    repeats the same values.
 
-    A tracker that fails is reported once and gets nothing more; training continues.
+    A tracker that fails is reported once, and nothing more is logged to it; training continues.
 
     Args:
         home: the run folder, which contains the files of all pictures.

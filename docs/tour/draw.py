@@ -35,6 +35,7 @@ HEAD, NUMBERS = slice(0, 315), slice(-330, None)  # rows: image and kernel; the 
 MAPS, POOLED = slice(362, 628), slice(722, 988)  # rows of the maps, and of the pooled maps
 ANSWER, FILTER_NUMBERS = slice(645, 950), slice(-360, None)  # rows in the panel of a filter
 POOLED_WIDTH = 970  # of the three pooled maps
+KERNEL_ROW = 72  # height of a row of kernels with their numbers
 
 Cut = Callable[[Path], np.ndarray]
 
@@ -95,11 +96,11 @@ def filter_arithmetic(tour: Path) -> np.ndarray:
 
 
 def pooling(tour: Path) -> np.ndarray:
-    """Draw the map before pooling beside the three pooled maps."""
+    """Draw the map before pooling, and the three pooled maps below it."""
     panel = picture(tour / "pooled" / "kernel.jpg")
     before = named(_together(panel[MAPS]), "values of the kernel, 98×148")
     pooled = named(panel[POOLED, :POOLED_WIDTH], "after pooling, 49×74")
-    return add_margin(hstack([before, pooled]))
+    return add_margin(vstack([before, pooled]))
 
 
 def _together(maps: np.ndarray) -> np.ndarray:
@@ -108,7 +109,7 @@ def _together(maps: np.ndarray) -> np.ndarray:
     return hstack([blank(len(cut), PAD), cut], gap=0)
 
 
-def losses(runs: Path, titles: Sequence[str], columns: int = 3) -> np.ndarray:
+def losses(runs: Path, titles: Sequence[str], columns: int = 2) -> np.ndarray:
     """Draw the loss charts (left halves of the learning curves) of a multirun, in order."""
     charts = []
     for number, text in enumerate(titles):
@@ -139,7 +140,7 @@ def activations(tour: Path) -> np.ndarray:
 def early_filters(tour: Path) -> np.ndarray:
     """Draw the first three rows of kernels, and a middle layer."""
     folder = last(tour / "filters") / "layers" / "filters"
-    kernels = picture(folder / "backbone.block1.conv1.jpg")[:275]
+    kernels = picture(folder / "backbone.block1.conv1.jpg")[: -PAD - KERNEL_ROW]
     return vstack([kernels, picture(folder / "backbone.block3.conv1.jpg")])
 
 
@@ -167,7 +168,7 @@ def inception_filters(tour: Path) -> np.ndarray:
 
 def looks(tour: Path) -> np.ndarray:
     names = ("ring", "triangle")
-    return hstack([picture(tour / "looks" / name / "grad_cam.jpg") for name in names])
+    return vstack([picture(tour / "looks" / name / "grad_cam.jpg") for name in names])
 
 
 def mistakes(tour: Path) -> np.ndarray:
@@ -178,20 +179,19 @@ def mistakes(tour: Path) -> np.ndarray:
 
 def occlusion(tour: Path) -> np.ndarray:
     names = ("01_disc", "04_square")
-    return hstack([picture(tour / "occlusion" / name / "occlusion.jpg") for name in names])
+    return vstack([picture(tour / "occlusion" / name / "occlusion.jpg") for name in names])
 
 
 HORSES = {"with a mark": "marked", "without": "unmarked"}
 
 
 def horses(tour: Path) -> np.ndarray:
-    """Draw the same two probes in both runs."""
-    columns = []
-    for text, run_dir in HORSES.items():
-        looked = last(tour / run_dir) / "grad_cam"
-        probes = [picture(looked / f"{probe}.jpg") for probe in ("06_star", "07_ring")]
-        columns.append(named(vstack(probes), text))
-    return add_margin(hstack(columns))
+    """Draw the same probe in both runs."""
+    panels = [
+        named(picture(last(tour / run_dir) / "grad_cam" / "07_ring.jpg"), text)
+        for text, run_dir in HORSES.items()
+    ]
+    return add_margin(vstack(panels))
 
 
 def class_means(tour: Path) -> np.ndarray:
@@ -229,7 +229,6 @@ PICTURES: dict[str, Cut] = {
     "12_optimizers": lambda tour: losses(
         tour / "optimizers",
         ["batch norm, SGD", "batch norm, Adam", "no batch norm, SGD", "no batch norm, Adam"],
-        columns=2,
     ),
     "12_decay": lambda tour: losses(
         tour / "decay", [f"weight decay {value}" for value in (0, 1, 10)]

@@ -82,8 +82,8 @@ def test_classes_of_unequal_size_are_reported(tmp_path, dogs, is_uneven):
         ("ram", 2_500_000_000, "cpu", "2.5 GB in memory"),
         ("device", 2_500_000_000, "cpu", "2.5 GB in memory"),
         ("disk", 2_500_000_000, "cuda",
-         "2.5 GB in the cache on the disk, 3 batches are prepared ahead"),
-        ("device", 12_340_000, "cuda", "12.3 MB on the GPU, 3 batches are prepared ahead"),
+         "2.5 GB in the cache on the disk, 3 batches prefetched"),
+        ("device", 12_340_000, "cuda", "12.3 MB on the GPU, 3 batches prefetched"),
     ],
 )  # fmt: skip
 def test_where_the_images_are_is_reported(residence, nbytes, kind, line):

@@ -20,7 +20,7 @@ from convlens.cli.main import main
 from convlens.core.errors import UserError
 from convlens.data.pixels.decode import Recipe, decode_image
 from convlens.draw.picture import to_uint8
-from convlens.experiment.inputs import EXAMPLE
+from convlens.experiment.inputs import EXAMPLE, name_source
 from convlens.experiment.methods import choose_methods
 from convlens.experiment.networks import load_network
 from support.panels import find
@@ -139,6 +139,13 @@ def test_pictures_of_any_kind_are_read_alike(explainer, tmp_path):
     for wrong in (torch.rand(2, 16, 16), np.zeros((4, 4), np.float32)):
         with pytest.raises(ValueError, match="are"):
             explainer.read(wrong)
+
+
+def test_no_picture_names_the_folder_where_convlens_is_installed():
+    """The package's own images are named from the package on, all others as they were given."""
+    assert name_source(EXAMPLE / "pictures" / "ring.png") == "example/pictures/ring.png"
+    for given in ("ring.png", "../example/ring.png", str(EXAMPLE.with_name("examples") / "a.png")):
+        assert name_source(given) == name_source(Path(given)) == given
 
 
 def test_panels_are_drawn_on_the_photograph_and_maps_are_those_of_a_run(explainer):

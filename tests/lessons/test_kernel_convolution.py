@@ -233,7 +233,7 @@ def test_named_kernels_answer_to_what_they_say():
 )
 def test_kernels_given_as_numbers(text, values):
     kernel = parse_kernel(text)
-    assert kernel.name == "own" and kernel.values.tolist() == values
+    assert kernel.name == "custom" and kernel.values.tolist() == values
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -129,7 +129,7 @@ def test_the_command_writes_the_filters_whole_calculation(at, capsys):
     (line,) = [line for line in out if line.startswith("red + green + blue + bias")]
     assert len(sums) == 3 and sums[1] == 0 and read_total(line) == sum(sums) - 100 > 0
     assert out[-2] == f"relu({sum(sums) - 100:.0f}) = {sum(sums) - 100:.0f}"
-    assert any(line.startswith("kernel   own 3×2×2") for line in out)
+    assert any(line.startswith("kernel   custom 3×2×2") for line in out)
 
 
 def test_the_strongest_place_is_that_of_the_filters_answer(at, capsys):

@@ -24,8 +24,11 @@ from convlens.draw.text import SMALL, printable, shorten, text_width
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_CURVES = "Validation that gets worse while training improves is overfitting."
-_DEPTH = "A jump names the layer to look at."
+_CURVES = (
+    "Validation that gets worse while training improves is overfitting. The ring is at the lowest "
+    "validation loss."
+)
+_DEPTH = "A jump points to the layer to look at."
 _PARTS = {  # split -> colour and name of its line
     "train": (BLUE, "training"),
     "val": (ORANGE, "validation"),
@@ -74,17 +77,16 @@ def _draw_marks(axes: Axes, marks: Mapping[str, int], epochs: Sequence[int]) -> 
     ends: list[float] = []  # where the last name of each row ends, pixels from the chart's left
     for name, epoch in sorted(marks.items(), key=lambda mark: mark[1]):
         axes.axvline(epoch, color=to_hex(MUTED), linewidth=1, linestyle=(0, (4, 3)))
-        along = (epoch - epochs[0]) / max(epochs[-1] - epochs[0], 1)
-        side = "left" if along < 0.25 else "right" if along > 0.75 else "center"
-        text = shorten(name, 150)
+        text = shorten(name, _CHART - 24)
         width = text_width(text, SMALL) + 12
-        start = along * _CHART - width * {"left": 0, "center": 0.5, "right": 1}[side]
+        along = (epoch - epochs[0]) / max(epochs[-1] - epochs[0], 1) * _CHART
+        start = min(max(along - width / 2, 0), _CHART - width)  # the name ends at the chart's edges
         row = next((row for row, end in enumerate(ends) if end <= start), len(ends))
         ends[row : row + 1] = [start + width]
         axes.annotate(
-            text, (epoch, 1), xycoords=axes.get_xaxis_transform(), xytext=(0, 2 + 12 * row),
-            textcoords="offset points", ha=side, va="bottom", fontsize=8.5,
-            color=to_hex(MUTED), parse_math=False,
+            text, ((start + width / 2) / _CHART, 1), xycoords="axes fraction",
+            xytext=(0, 2 + 12 * row), textcoords="offset points", ha="center", va="bottom",
+            fontsize=8.5, color=to_hex(MUTED), parse_math=False,
         )  # fmt: skip
     return len(ends)
 

@@ -28,7 +28,7 @@ from convlens.draw.text import SMALL, format_dimensions, shorten, shorten_path, 
 
 Role = Literal["predicted", "true", "predicted = true", "target", "miss", "false alarm"]
 
-READING = "Grad-CAM: the brighter a part, the more this layer finds there for the class."
+READING = "Grad-CAM: the brighter a region, the more evidence for the class this layer finds there."
 _BAND = 24  # height of the coloured band above a row, pixels
 NARROWEST = 260  # minimum width of a column in pixels, for the band above it
 
@@ -162,7 +162,8 @@ def draw_classes(
     truth_known = any("true" in entry.role for entry in maps)
     bands = [_draw_class_band(width, entry, truth_known) for entry in maps]
     rows = [hstack([blank(_BAND, width), *bands])]
-    note = text_band(width, shorten_path(source, width, "/"), photograph.seen)
+    lines = [line for line in (shorten_path(source, width, "/"), photograph.seen) if line]
+    note = text_band(width, *(lines or [""]))
     first = picture, note
     for columns in zip(*(list_layers(entry) for entry in maps), strict=True):
         cells, legend = draw_row(picture, photograph.frame, columns, rows[0].shape[1])

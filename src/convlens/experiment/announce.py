@@ -68,7 +68,7 @@ def announce_start(
     if compiled:
         _report("compile", compiled)
     if not run.config.training.deterministic:
-        _report("kernels", "not deterministic: equal runs may differ")
+        _report("kernels", "not deterministic: repeated runs may differ")
     _report("images", describe_residence(run.data.residence, run.data.nbytes, kind))
     if not run.config.trainer.fast_dev_run:
         _report("run folder", str(home))
@@ -91,7 +91,7 @@ def describe_average(config: Config) -> str:
     """Return how the weights of a run are averaged."""
     if config.training.ema is not None:
         return f"moving average of the weights, decay {config.training.ema:g}"
-    return f"equal average of the weights after epoch {config.training.swa} and all later ones"
+    return f"mean of the weights at the ends of epoch {config.training.swa} and all later ones"
 
 
 def _report(label: str, text: str) -> None:
@@ -117,7 +117,7 @@ def describe_data(data: PictureData) -> str:
 
 
 def describe_residence(residence: str, nbytes: int, kind: str) -> str:
-    """Return where batches are read from, the size of all images, and how they are brought.
+    """Return where batches are read from, the size of all images, and what is prefetched.
 
     Args:
         residence: ``device``, ``disk`` or ``ram``.
@@ -126,7 +126,7 @@ def describe_residence(residence: str, nbytes: int, kind: str) -> str:
     """
     device = "in memory" if kind == "cpu" else f"on the {DEVICES.get(kind, kind)}"
     where = {"disk": "in the cache on the disk", "ram": "in memory", "device": device}[residence]
-    ahead = f", {DEPTH} batches are prepared ahead" if kind == "cuda" else ""
+    ahead = f", {DEPTH} batches prefetched" if kind == "cuda" else ""
     size = f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
     return f"{size} {where}{ahead}"
 

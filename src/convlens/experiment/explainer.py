@@ -26,6 +26,7 @@ from convlens.data.pixels.decode import Recipe, decode_image
 from convlens.data.pixels.load import pillow_settings
 from convlens.data.pixels.photograph import convert_photograph, make_photograph, read_photograph
 from convlens.experiment.explanation import Explanation
+from convlens.experiment.inputs import name_source
 from convlens.experiment.methods import (
     add_explanation,
     choose_methods,
@@ -212,7 +213,7 @@ class Explainer:
         image, photograph = self._read_both(picture)
         probabilities = self.probabilities(image[None])[0]
         targets = self._choose_targets(target, probabilities)
-        source = str(picture) if isinstance(picture, str | os.PathLike) else ""
+        source = name_source(picture) if isinstance(picture, str | os.PathLike) else ""
         if name is None:
             name = Path(source).stem if source else "picture"
         explanation = Explanation(

@@ -29,7 +29,7 @@ class Explanation:
 
     Attributes:
         name: name of the image.
-        source: path of the image; empty if it does not come from a file.
+        source: path of the image, see ``name_source``; empty if it does not come from a file.
         picture: ``(C, H, W)`` in [0, 1], the image as the network gets it before normalisation.
         photograph: the image at its own proportions, on which maps are drawn.
         class_names: ``K`` names.

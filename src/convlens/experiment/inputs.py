@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 
 from convlens.core.errors import UserError
@@ -13,6 +14,16 @@ from convlens.rundir.runs import find_newest_run
 # a small trained network and images of `shapes`
 EXAMPLE = Path(__file__).parents[1] / "example"
 EXAMPLE_NAME = "example"  # the value of ckpt= that names it
+
+
+def name_source(path: str | PathLike[str]) -> str:
+    """Return the path of an image as it was given; for the package's own, from the package on.
+
+    >>> name_source(EXAMPLE / "pictures" / "ring.png")
+    'example/pictures/ring.png'
+    """
+    file = Path(path)
+    return file.relative_to(EXAMPLE.parent).as_posix() if EXAMPLE in file.parents else str(path)
 
 
 def find_checkpoint(name: str | None, home: str | None = None) -> Path:

@@ -30,9 +30,9 @@ log = logging.getLogger("convlens")
 FOLDER = "trackers"  # in a run folder: the journal, and what trackers keep locally
 MODES = {"offline": "offline", "dryrun": "offline", "online": "online", "run": "online"}
 QUESTIONS = {
-    "wandb": "is `wandb login` done? without a network: logger.wandb.mode=offline",
-    "mlflow": "does logger.mlflow.uri or $MLFLOW_TRACKING_URI name a running server or a database?",
-    "trackio": "can logger.trackio.dir or $TRACKIO_DIR be written?",
+    "wandb": "did you run `wandb login`? to log offline: logger.wandb.mode=offline",
+    "mlflow": "is the server or database of logger.mlflow.uri or $MLFLOW_TRACKING_URI available?",
+    "trackio": "is the folder of logger.trackio.dir or $TRACKIO_DIR writable?",
 }
 
 
@@ -70,7 +70,7 @@ def _open_trackers(
     folder = home / FOLDER
     folder.mkdir(exist_ok=True)
     record, size = folder / "runs.json", start.content.get(KEY, 0) if start else 0
-    with convert_errors(f"{folder} is damaged", "remove it to begin new runs in the trackers"):
+    with convert_errors(f"{folder} is damaged", "remove it to start new runs in the trackers"):
         runs = _read_runs(record) if resumed else {}
         journal = Journal(folder / "journal.jsonl", size)
     trackers: list[Tracker] = []
@@ -91,7 +91,7 @@ def _open_trackers(
 
 
 def _read_runs(record: Path) -> dict[str, dict[str, Any]]:
-    """Return the place and the name of the run in each tracker, by tracker."""
+    """Return the place and the ID of the run in each tracker, by tracker."""
     if not record.exists():
         return {}
     runs = json.loads(record.read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ OPENERS: dict[str, Callable[[Config, Path, dict[str, Any]], Tracker]] = {
 def following(
     trainer: L.Trainer, config: Config, home: Path, *, resumed: bool, start: Start | None
 ) -> Iterator[None]:
-    """Let the trackers of a config follow a run; at its end they get the report and the model.
+    """Log a run to the trackers of its config; at its end, log the report and the checkpoint.
 
     Only the first process has trackers, and a dry run has none.
 

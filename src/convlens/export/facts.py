@@ -68,8 +68,8 @@ class Facts:
     def _describe_preprocessing(self) -> dict[str, Any]:
         """Return the recipe, the constants of decoding, and the rule in a sentence.
 
-        in pixels down to which Pillow may decode a large JPEG at a
-               lower resolution (``Image.draft``); 0 if it decodes all pixels.
+        ``reduce`` is the size in pixels that Pillow keeps at least when it decodes a large JPEG at
+        a lower resolution (``Image.draft``).
         """
         recipe = self.recipe
         reduces = recipe.interpolation != "nearest"
@@ -120,7 +120,7 @@ def read_facts(metadata: Mapping[str, str], where: str) -> Facts:
         )
     if written not in (FORMAT, SEVERAL):
         raise UserError(
-            f"{where} has metadata of format {written[:20]}, this version reads {FORMAT} and "
+            f"{where} has metadata of format {written[:20]}, but this version reads {FORMAT} and "
             f"{SEVERAL}: export it again"
         )
     try:

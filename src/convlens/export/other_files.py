@@ -81,7 +81,7 @@ def build_timm_network(network: Classifier, name: str) -> nn.Module:
     """
     if name in ("scratch", "vgg16"):
         raise UserError(
-            f"format=timm: the {name} network of this run is not one of timm's; try format=onnx"
+            f"format=timm: the {name} network of this run is not a timm network; try format=onnx"
         )
     check_name(name)
     state, layers = _rename_backbone(network), {name for name, _ in network.head.named_children()}
@@ -94,19 +94,19 @@ def build_timm_network(network: Classifier, name: str) -> nn.Module:
     else:
         raise UserError(
             "format=timm: the classifier of timm's networks averages the feature map and has one "
-            "dense layer; this head is another; try format=onnx"
+            "dense layer; this head is different; try format=onnx"
         )
     if classes < 2:
         raise UserError(
-            "format=timm: this network has one logit for two classes, timm's have one each; try "
-            "format=onnx"
+            "format=timm: this network has one logit for two classes, timm's have one per class; "
+            "try format=onnx"
         )
     result = create(name, classes).eval().requires_grad_(False)
     theirs = {key: value.shape for key, value in result.state_dict().items()}
     ours = {key: value.shape for key, value in state.items()}
     if different := sorted({key for key, _ in theirs.items() ^ ours.items()}):
         raise UserError(
-            f"format=timm: {name} of timm has other layers after the feature map than this head "
+            f"format=timm: timm's {name} has other layers after the feature map than this head "
             f"(such as {different[0]}); try format=onnx"
         )
     result.load_state_dict(state)

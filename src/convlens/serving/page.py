@@ -1,4 +1,4 @@
-"""A page on which to drop an image: its classes, a map over the photograph, and how much it covers.
+"""A page for dropped images: classes, and a map over the photograph with adjustable opacity.
 
 The page is made with Gradio. It listens on this machine only, unless another address is given.
 """
@@ -75,14 +75,14 @@ def answer(explainer: Explainer, file: str, method: str) -> tuple[Classes, Overl
         ((layer, maps),) = found.grad_cam.items()
         high = float(maps.max())
         covered = overlay_map(picture, maps[0].numpy(), frame, high=high)
-        caption = f"The brighter a part, the more {layer} finds there for {name}."
+        caption = f"The brighter a region, the more evidence {layer} finds there for {name}."
         if not high > 0:
-            caption = f"Nothing to see: {layer} finds nothing for {name}."
+            caption = f"The map is empty: {layer} finds no evidence for {name}."
     else:
         values = found.maps[method][0].numpy()
         high = max(LEAST, find_full_colour_value(values))
         covered = overlay_signed_map(picture, values, frame, high=high)
-        caption = f"Covering a red part lowers the logit of {name}, a blue part raises it."
+        caption = f"Covering a red region lowers the logit of {name}; a blue one raises it."
     if explainer.thresholds is not None:
         predicted = ", ".join(found.class_names[number] for number in found.predicted)
         caption += f" Predicted: {predicted or 'none of the classes'}."
@@ -177,7 +177,7 @@ def start(page: Blocks, *, host: str, port: int) -> str:
         )  # fmt: skip
     except OSError as error:
         raise UserError(
-            f"port={port} host={host} cannot be served: is the port in use? port=0 takes a free one"
+            f"port={port} host={host} cannot be served: is the port in use? port=0 uses a free one"
         ) from error
     return str(page.local_url)
 
@@ -198,7 +198,7 @@ def serve(
         UserError: the port is in use.
     """
     page = build_page(explainer, network)
-    say(f"serving  {start(page, host=host, port=port)}  (Ctrl-C ends it)")
+    say(f"serving  {start(page, host=host, port=port)}  (Ctrl-C stops it)")
     try:
         threading.Event().wait()
     except Interrupted:  # SIGTERM

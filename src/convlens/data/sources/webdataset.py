@@ -255,7 +255,7 @@ def _read_sample(
     images = [suffix for suffix in members if suffix in IMAGES]
     if len(images) > 1:
         raise UserError(
-            f"{key} in {shard} has {images[0]} and {images[1]}: keep one image a sample"
+            f"{key} in {shard} has {images[0]} and {images[1]}: keep one image per sample"
         )
     if not images:
         left.without_image.append(f"{key} in {shard.name}")

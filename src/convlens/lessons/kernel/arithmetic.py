@@ -88,7 +88,7 @@ def work_out(
     if not (0 <= at[0] < rows and 0 <= at[1] < columns):
         raise UserError(
             f"at={at[0]},{at[1]}: the output has {rows} rows and {columns} columns, counted from "
-            f"0; the last place is at={rows - 1},{columns - 1}"
+            f"0; the last position is at={rows - 1},{columns - 1}"
         )
     (kh, kw), top, left = edges, at[0] * stride, at[1] * stride
     down, along = (compute_pad_widths(edge, padding) for edge in edges)
@@ -176,7 +176,7 @@ def format_arithmetic(kernel: Tensor, worked: WorkedPatch) -> list[str]:
         worked: The patch.
     """
     kernels = expand_kernel(kernel, len(worked.sums))
-    lines = [f"place    {describe_place(worked.place, worked.corner, kernels.shape[1:])}"]
+    lines = [f"position {describe_place(worked.place, worked.corner, kernels.shape[1:])}"]
     middle = (kernels.shape[1] - 1) // 2
     texts = [_format_matrices(each) for each in (worked.patch, kernels, worked.products)]
     for channel, name in enumerate(CHANNELS[len(kernels)]):

@@ -22,7 +22,7 @@ class Kernel:
     """The weights that are slid over an image.
 
     Attributes:
-        name: Name of the kernel; "own" for weights given as numbers.
+        name: Name of the kernel; "custom" for weights given as numbers.
         values: float64 ``(kh, kw)``, the same for each channel, or ``(3, kh, kw)``, one kernel for
             each of red, green and blue.
         responds_to: What leads to a large output; "" for weights given as numbers.
@@ -44,7 +44,7 @@ KERNELS = {
         (
             "horizontal_edge",
             [[1] * 3, [0] * 3, [-1] * 3],
-            "horizontal edges: above 0 where the upper side is brighter than the lower",
+            "horizontal edges: above 0 where the top is brighter than the bottom",
         ),
         (
             "sharpen",
@@ -91,13 +91,13 @@ def parse_kernel(text: str) -> Kernel:
         kernels = [_parse_rows(each, text) for each in re.findall(_KERNEL, plain)]
         if len({(len(rows), len(rows[0])) for rows in kernels}) > 1:
             raise UserError(f"kernel={text}: its three kernels need the same size")
-        return Kernel("own", torch.tensor(kernels, dtype=torch.float64))
+        return Kernel("custom", torch.tensor(kernels, dtype=torch.float64))
     if not re.fullmatch(rf"{_KERNEL}|{_ROW}", plain):
         raise UserError(
             f"kernel={text}: expected rows of numbers in brackets, such as "
             f"kernel=[[1,0,-1],[1,0,-1],[1,0,-1]], or three such kernels in brackets"
         )
-    return Kernel("own", torch.tensor(_parse_rows(plain, text), dtype=torch.float64))
+    return Kernel("custom", torch.tensor(_parse_rows(plain, text), dtype=torch.float64))
 
 
 def _parse_rows(plain: str, text: str) -> list[list[float]]:

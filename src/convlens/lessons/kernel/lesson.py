@@ -148,7 +148,7 @@ def run_lesson(request: Request) -> Lesson:
     name = f"{request.kernel.name} {format_dimensions(*weights.shape)}"
     panel = kernel_panel(
         image, weights, outputs, worked,
-        title=f"{name} over {request.image.name}",
+        title=f"{name} kernel over {request.image.name}",
         subtitle="; ".join(filter(None, [request.kernel.responds_to, settings])),
         padding=output.padding, pooled=pooled, rows=rows, is_grey=request.is_grey,
     )  # fmt: skip

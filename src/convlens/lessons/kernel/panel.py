@@ -62,7 +62,7 @@ def kernel_panel(
     rows: Sequence[MapRow] = (),
     is_grey: bool = False,
 ) -> np.ndarray:
-    """Draw what a kernel makes of an image.
+    """Draw what a kernel computes from an image.
 
     The panel has these parts: the image, with its padding, and the kernel's weights; the output of
     each channel and the sum of the channels, blue below 0 and red above, or from black to white;
@@ -111,7 +111,7 @@ def _draw_input(
     height, width = picture.shape[:2]
     padded = blank(above + height + below, left + width + right, SLATE)
     padded[above : above + height, left : left + width] = picture
-    notes = [band("yellow frame: the patch worked out below", muted=True)]
+    notes = [band("yellow frame: the patch in numbers", muted=True)]
     if padded.size > picture.size:
         notes.insert(0, band("blue-grey border: padding, counted as 0", muted=True))
     corner = worked.corner[0] + above, worked.corner[1] + left
@@ -121,7 +121,7 @@ def _draw_input(
     if (abs(weights.sum((-2, -1)) - 1) < 1e-9).all():
         maps = as_array(outputs.maps)
         result = add_margin(make_legible(to_uint8(maps / 255), SMALLEST, LARGEST), MARGIN)
-        note = band("the output as an image, cut to 0–255", muted=True)
+        note = band("the output as an image, clipped to 0–255", muted=True)
         pictures.append(add_captions(result, f"result, {format_dimensions(*maps.shape[1:])}", note))
     return hstack([*pictures, _draw_kernel(weights, outputs.sizes)], gap=2 * GAP)
 
@@ -206,7 +206,7 @@ def _draw_arithmetic(weights: np.ndarray, worked: WorkedPatch) -> np.ndarray:
     }
     table = [vstack([band(head, muted=True), *pictures]) for head, pictures in columns.items()]
     description = describe_place(worked.place, worked.corner, weights.shape[-2:])
-    lines = [band("the framed place in numbers", bold=True), band(description)]
+    lines = [band("the framed patch in numbers", bold=True), band(description)]
     if not inside.all():
         lines.append(band("blue-grey cells are padding and count as 0", muted=True))
     if not np.array_equal(products, np.rint(products)):

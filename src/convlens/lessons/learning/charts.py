@@ -14,7 +14,7 @@ from convlens.lessons.learning.network import EDGE, Trained, make_points
 from convlens.lessons.learning.one_weight import Descent, compute_loss, find_best_weight
 
 MOST = len(COLOURS)  # columns of a chart
-_HIGHEST = 2.0  # maximum loss in the charts of a network
+_WIDTH = 2.5  # inches of a column
 _CLASSES = ("#3b4cc0", "#b40426")  # of the points, as the ends of the map's colours
 
 
@@ -27,7 +27,7 @@ def descent_chart(descents: Sequence[Descent]) -> np.ndarray:
     Returns:
         uint8 ``(H, W, 3)``.
     """
-    figure = new_figure(max(3.1 * len(descents), 6.4), 6.4)
+    figure = new_figure(max(_WIDTH * len(descents), 6.4), 6.0)
     grid = figure.add_gridspec(2, len(descents), height_ratios=[1.3, 1])
     best, start = find_best_weight(), float(descents[0].weights[0])
     reach = max(1.4 * abs(start - best), 1.0)
@@ -50,12 +50,12 @@ def descent_chart(descents: Sequence[Descent]) -> np.ndarray:
     style_axes(below, "steps")
     below.set_yscale("log")
     add_legend(below, "loss after each step", columns=MOST)
-    reading = "A step goes downhill: it is the slope at this place, times the learning rate lr."
+    reading = "Each step goes downhill: its length is the slope times the learning rate (lr)."
     return draw_figure(figure, "gradient descent on one weight", reading)
 
 
 def network_chart(results: Sequence[Trained]) -> np.ndarray:
-    """Draw what each network answers in the plane, with the points, and its loss over the steps.
+    """Draw what each network predicts in the plane, with the points, and its loss over the steps.
 
     Args:
         results: At most ``MOST`` of them.
@@ -63,8 +63,11 @@ def network_chart(results: Sequence[Trained]) -> np.ndarray:
     Returns:
         uint8 ``(H, W, 3)``.
     """
-    figure = new_figure(max(3.1 * len(results), 6.4), 6.0)
+    figure = new_figure(max(_WIDTH * len(results), 6.4), 5.2)
     every = figure.subplots(2, len(results), squeeze=False, height_ratios=[1.5, 1])
+    losses = np.concatenate([trained.losses for trained in results])
+    positive = losses[losses > 0]  # the axis is logarithmic
+    low, high = positive.min(initial=0.1), positive.max(initial=1.0)
     for (above, below), trained, colour in zip(every.T, results, COLOURS, strict=False):
         settings = trained.settings
         points, labels = make_points(settings.seed)
@@ -77,12 +80,13 @@ def network_chart(results: Sequence[Trained]) -> np.ndarray:
         above.set_axis_off()
         above.set_title(
             f"{settings.activation}, lr {settings.rate:g}\n{settings.loss.replace('_', ' ')}: "
-            f"{trained.accuracy:.0%} right",
+            f"{trained.accuracy:.0%} correct",
             loc="left", fontsize=10, color=to_hex(INK),
         )  # fmt: skip
         style_axes(below, "steps")
-        below.plot(np.clip(trained.losses, 0, _HIGHEST), color=colour, linewidth=1.5)
-        below.set_ylim(0, _HIGHEST / 2 if max(trained.losses) < _HIGHEST / 2 else _HIGHEST)
+        below.plot(trained.losses, color=colour, linewidth=1.5)
+        below.set_yscale("log")
+        below.set_ylim(low / 1.3, high * 1.3)  # the same in every chart
         below.set_title("loss", loc="left", fontsize=10, color=to_hex(INK))
-    reading = "Blue and red are the two classes: the points, and what the network answers there."
+    reading = "Blue and red are the two classes: of the points, and of the network's predictions."
     return draw_figure(figure, "a small network", reading)

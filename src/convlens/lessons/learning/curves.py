@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from convlens.draw.figure import BLUE, ORANGE, add_legend, draw_figure, new_figure, style_axes
-from convlens.draw.palette import GREEN, MUTED, RED, SLATE, to_hex
+from convlens.draw.palette import GREEN, INK, MUTED, RED, SLATE, to_hex
 from convlens.lessons.functions import ACTIVATIONS, NONE, compute_slope
 from convlens.lessons.learning.network import LOSSES, compute_loss
 
 COLOURS = (BLUE, ORANGE, to_hex(GREEN), to_hex(RED), to_hex(SLATE))
 _REACH = 5.0  # the curves reach from -5 to 5
+_WIDTH = 10.0  # of a figure, inches
 
 
 def _sample() -> Tensor:
@@ -38,7 +39,7 @@ def compute_loss_curves(logits: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 def activations_chart() -> np.ndarray:
     """Draw each activation function and its slope, uint8 ``(H, W, 3)``."""
     names = [name for name in ACTIVATIONS if name != NONE]
-    figure = new_figure(12.0, 6.2)
+    figure = new_figure(_WIDTH, 5.6)
     every = figure.subplots(2, 4).ravel()
     x = _sample()
     for axes, name in zip(every, names, strict=False):
@@ -56,7 +57,7 @@ def activations_chart() -> np.ndarray:
 
 def losses_chart() -> np.ndarray:
     """Draw sigmoid, and both losses with their slopes, over the logit of the true class."""
-    figure = new_figure(12.0, 3.8)
+    figure = new_figure(_WIDTH, 3.6)
     first, second, third = figure.subplots(1, 3)
     x = _sample()
     first.plot(x, x.sigmoid(), color=to_hex(GREEN), linewidth=2, label="sigmoid")
@@ -75,8 +76,8 @@ def losses_chart() -> np.ndarray:
 def softmax_chart(logits: Sequence[float]) -> np.ndarray:
     """Draw how softmax turns logits into probabilities, and what happens as the first one grows."""
     values = torch.tensor(logits, dtype=torch.float64)
-    names = [f"class {number}" for number in range(1, len(logits) + 1)]
-    figure = new_figure(12.0, 3.8)
+    names = [str(number) for number in range(1, len(logits) + 1)]
+    figure = new_figure(_WIDTH, 3.6)
     *bars, last = figure.subplots(1, 4)
     parts = {
         "logits": (values, "%.2f"),
@@ -84,18 +85,18 @@ def softmax_chart(logits: Sequence[float]) -> np.ndarray:
         "probabilities": (values.softmax(0), "%.3f"),
     }
     for axes, (heading, (heights, form)) in zip(bars, parts.items(), strict=True):
-        style_axes(axes, "")
+        style_axes(axes, "class")
         axes.grid(False)
         drawn = axes.bar(names, heights, color=COLOURS[: len(logits)], width=0.6)
         axes.bar_label(drawn, fmt=form, fontsize=9, padding=2, color=to_hex(MUTED))
         axes.axhline(0, color=to_hex(MUTED), linewidth=0.8)
         axes.margins(y=0.15)
-        axes.set_title(heading, loc="left", fontsize=11)
+        axes.set_title(heading, loc="left", fontsize=11, color=to_hex(INK))
     x = _sample()
     moved = values.repeat(len(x), 1)
     moved[:, 0] = x
     for curve, name, colour in zip(moved.softmax(1).T, names, COLOURS, strict=False):
-        last.plot(x, curve, color=colour, linewidth=2, label=name)
+        last.plot(x, curve, color=colour, linewidth=2, label=f"class {name}")
     style_axes(last, "logit of class 1")
     add_legend(last, "probabilities as logit 1 changes", columns=3)
     reading = "The probabilities add up to 1: if one class gains, all others lose."

@@ -41,6 +41,28 @@ _SIGN_KEEPING = {"clone", "detach", "alias", "_to_copy", "contiguous", "max_pool
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """An axis of tokens: how its positions lie on the image.
+
+    Attributes:
+        prefix: number of leading tokens without a place in the image: class token, registers.
+        height: rows of the grid of patches.
+        width: columns of the grid; the patches are in row-major order.
+        suffix: number of tokens without a place after the patches.
+    """
+
+    prefix: int
+    height: int
+    width: int
+    suffix: int = 0
+
+    @property
+    def count(self) -> int:
+        """Number of tokens."""
+        return self.prefix + self.height * self.width + self.suffix
+
+
+@dataclass(frozen=True)
 class Layout:
     """The order of the axes of a layer's output.
 
@@ -48,10 +70,12 @@ class Layout:
         order: which axes of the output are ``B, C, h, w`` of maps, or ``B, C`` of features; None
             if it is neither or unknown.
         reason: why ``order`` is None, for error messages.
+        tokens: how the tokens lie on the image, if the output holds tokens.
     """
 
     order: tuple[int, ...] | None
     reason: str = ""
+    tokens: Tokens | None = None
 
     @property
     def map_order(self) -> tuple[int, ...] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.fx import GraphModule
 
 from convlens.explain.captum_layers import hook_layers, read_outputs
 from convlens.explain.grad_cam import probabilities
+from convlens.explain.grids import Layout
 from convlens.explain.layouts import find_module
 from convlens.explain.mode import explaining
 
@@ -78,7 +78,7 @@ def trace_with_map(answers: Answers, layer: str, example: Tensor) -> GraphModule
     from torch._dispatch.python import enable_python_dispatcher
     from torch.fx.experimental.proxy_tensor import make_fx  # slow to import
 
-    order = _find_axes(answers.network, layer, example)
+    layout = _find_layout(answers.network, layer, example)
     module = find_module(answers.network, layer)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +93,7 @@ def trace_with_map(answers: Answers, layer: str, example: Tensor) -> GraphModule
             values = outputs[-1]
             vector = _choose_vector(logits.detach()) * answers.temperature
             (slopes,) = torch.autograd.grad(logits, values, vector)
-        values, slopes = (each.detach().permute(order) for each in (values, slopes))
+        values, slopes = (layout.channels_first(each.detach()) for each in (values, slopes))
         cam = (slopes.mean((-2, -1), keepdim=True) * values).sum(1).relu()
         return shares.detach(), logits.detach(), cam
 
@@ -169,10 +169,10 @@ def _choose_vector(logits: Tensor) -> Tensor:
     return (classes == logits.argmax(1, keepdim=True)).to(logits.dtype)
 
 
-def _find_axes(network: nn.Module, layer: str, example: Tensor) -> Sequence[int]:
-    """Return which axes of a layer's output are ``B, C, h, w``."""
+def _find_layout(network: nn.Module, layer: str, example: Tensor) -> Layout:
+    """Return where the maps are in a layer's output."""
     with explaining(network), hook_layers(network, [layer]) as layouts:
         read_outputs(layouts, example)
-        order = layouts.layout(layer).map_order
-    assert order is not None, "find_feature_map returns only layers with maps"
-    return order
+        layout = layouts.layout(layer)
+    assert layout.is_map, "find_feature_map returns only layers with maps"
+    return layout

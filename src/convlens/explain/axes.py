@@ -36,9 +36,13 @@ _PRODUCTS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "linear": 0}
 # products inside operations that are whole layers (torch's fast path for nn.TransformerEncoder)
 _WHOLE_LAYERS = {"_transformer_encoder_layer_fwd": 6, "_native_multi_head_attention": 4}
 # operations that keep positive values: whatever reads their output also reads their input
-_SIGN_KEEPING = {"clone", "detach", "alias", "_to_copy", "contiguous", "max_pool2d", "permute",
-                 "max_pool2d_with_indices", "native_dropout", "transpose", *VIEWS}  # fmt: skip
-
+# operations that take a tensor's shape alone
+_FILLED = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones",
+           "new_full", "new_empty", "new_empty_strided"}  # fmt: skip
+_VALUE_KEEPING = {"clone", "detach", "alias", "_to_copy", "contiguous", "permute",
+                  "native_dropout", "transpose", *VIEWS}  # fmt: skip
+_SPLITS = {"split", "split_with_sizes"}
+_SIGN_KEEPING = {*_VALUE_KEEPING, *_SPLITS, "max_pool2d", "max_pool2d_with_indices"}
 _ACTIVATIONS = {"gelu", "silu", "mish", "elu", "hardswish", "hardsigmoid", "leaky_relu", "softplus",
                 "tanh", "sigmoid", "prelu", "_prelu_kernel", "log_sigmoid_forward"}  # fmt: skip
 
@@ -77,7 +81,7 @@ class AxisTracker(TorchDispatchMode):
         name = packet.rstrip("_") if not packet.startswith("__") else packet
         self._note_readers(name, packet, args, kwargs, given, outputs)
         self._count_products(name, outputs)
-        if outputs and any(axes is not None for axes in known):
+        if outputs and name not in _FILLED and any(axes is not None for axes in known):
             axes = self._follow_axes(func, name, args, given, known, outputs)
             for output, each in zip(outputs, axes, strict=False):
                 self._axes[_key(output)] = each or make_unknown(output.shape)
@@ -142,7 +146,7 @@ class AxisTracker(TorchDispatchMode):
         for key in map(_key, given):
             names = self._watched.get(key, ())
             if names and name in _SIGN_KEEPING:
-                for output in outputs[:1]:
+                for output in outputs if name in _SPLITS else outputs[:1]:
                     self._watched.setdefault(_key(output), set()).update(names)
                 continue
             for each in names:
@@ -152,7 +156,7 @@ class AxisTracker(TorchDispatchMode):
 
     def _note_sum(self, name: str, given, known, result: Tensor) -> None:
         """Remember what was added, and whether the result is a residual sum."""
-        is_sum = name in _SIGN_KEEPING and _key(given[0]) in self._sums
+        is_sum = name in _VALUE_KEEPING and _key(given[0]) in self._sums
         if name == "add" and len(given) == 2:
             is_sum = None not in known
             if not is_sum and given[0].dim() == given[1].dim():

@@ -34,7 +34,7 @@ def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str
     last = _find_last_map(calls)
     if last is None:
         return None, "the network has no feature map"
-    has_placeless = any(call.layout.grid and call.layout.grid.axes[2] is not None for call in calls)
+    has_placeless = any(call.layout.has_placeless for call in calls)
     if has_placeless and not _reaches_logits(model, example, last):
         # modules that hand on the same tensor are one candidate, under the name of the innermost
         sums = {c.output.data_ptr(): c for c in reversed(calls) if c.is_sum and c.size}

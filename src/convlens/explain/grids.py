@@ -100,6 +100,11 @@ class Layout:
         return self.grid is not None or (self.order is not None and len(self.order) == 4)
 
     @property
+    def has_placeless(self) -> bool:
+        """Whether the output holds tokens without a place in the image."""
+        return self.grid is not None and self.grid.axes[2] is not None
+
+    @property
     def channel_axis(self) -> int:
         """The axis of the channels of an output whose layout is known."""
         if self.grid is not None:

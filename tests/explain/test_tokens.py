@@ -441,3 +441,27 @@ def test_position_embeddings_are_compared_patch_by_patch(build, name, prefix, gr
 def test_networks_without_a_learned_position_embedding_have_no_similarities():
     assert position_similarities(seeded(timm_mixer), pictures(1, 32)) == {}
     assert position_similarities(seeded(OwnTransformer), pictures(1, 32)) == {}
+
+
+@pytest.mark.parametrize("name", ["ViT", "Dinov2"])
+def test_layouts_of_transformers_are_those_of_their_configuration(name):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, mlp_ratio=2, num_labels=3,
+    )  # fmt: skip
+    model = double(getattr(transformers, f"{name}ForImageClassification"), config=config)
+    images, layers = images_of(32), choose_layers(model, "auto", example=images_of(32))
+    blocks = [layer for layer in layers if "layer" in layer]
+    assert len(blocks) == config.num_hidden_layers
+    side = config.image_size // config.patch_size
+    with hook_layers(model, blocks) as layouts, torch.no_grad():
+        outputs = read_outputs(layouts, images)
+    theirs = model(images, output_hidden_states=True).hidden_states
+    for block, output, states in zip(blocks, outputs.values(), theirs[1:], strict=True):
+        assert layouts.layout(block).tokens == Tokens(1, side, side)
+        expected = states[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        assert torch.equal(layouts.channels_first(block, output), expected)
+    positions = position_similarities(model, images)
+    (found,) = positions.values()
+    assert found.shape == (side,) * 4 and next(iter(positions)).endswith("position_embeddings")

@@ -112,7 +112,7 @@ class Layouts:
     def follow(self, forward: Callable[[Tensor], Result], images: Tensor) -> Result:
         """Return ``forward(images)``, and learn the layouts of the layers from it.
 
-        ``forward`` is called again, with the axes tracked, if cached layouts do not match.
+        If cached layouts do not match, ``forward`` is called once more, with the axes tracked.
 
         Args:
             forward: function that calls ``run`` or ``run_whole``. It returns None if it ended the
@@ -138,11 +138,10 @@ class Layouts:
             }
         finally:
             self._tracker = None
-        if tracked is not images:
-            result = self._run_pass(forward, images)
         if result is not None:  # after a pass that ended early, the readers are not known
             _CACHE.setdefault(self.model, {}).update(self._layouts)
-        return result
+        # a tracked pass is rounded differently, because torch composes some of its operations
+        return self._run_pass(forward, images)
 
     def _run_pass(self, forward: Callable[[Tensor], Result], images: Tensor) -> Result:
         self._seen.clear()

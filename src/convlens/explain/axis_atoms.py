@@ -84,6 +84,15 @@ def get_labels(axis: Axis) -> set[str | None]:
     return labels
 
 
+def is_coherent(axis: Axis) -> bool:
+    """Return whether the axis is known, and holds rows (or columns) of one map only.
+
+    Rows of two maps meet if queries with a grid of their own are repeated in each window.
+    """
+    maps = {(atom.label, atom.extent, atom.shift) for atom in axis if atom.label in SPATIAL}
+    return None not in get_labels(axis) and len(maps) == len(get_labels(axis) & SPATIAL)
+
+
 def is_whole(axis: Axis) -> bool:
     """Return whether the axis is the whole height or width in its order, or has size one."""
     if not axis:
@@ -124,7 +133,8 @@ def regroup(axes: Axes, shape: Sequence[int]) -> Axes | None:
                 size //= atom.size
             elif atom.size % size == 0 and not isinstance(atom.label, Joined):
                 inner = atom.size // size
-                axis.append(atom._replace(size=size, stride=atom.stride * inner))
+                stride = atom.stride * inner if atom.label in SPATIAL else 1
+                axis.append(atom._replace(size=size, stride=stride))
                 atoms.insert(0, atom._replace(size=inner))
                 size = 1
             else:

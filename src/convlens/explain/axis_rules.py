@@ -22,6 +22,7 @@ from convlens.explain.axis_atoms import (
     Axis,
     get_labels,
     get_size,
+    is_coherent,
     is_unknown,
     join_axes,
     make_axes,
@@ -134,7 +135,7 @@ def _broadcast(given: Sequence[Tensor], known: Sequence[Axes | None], shape) -> 
             at = place - (len(shape) - tensor.dim())
             if axes is not None and at >= 0 and tensor.shape[at] == size:
                 candidates.append(axes[at])
-        certain = {axis for axis in candidates if None not in get_labels(axis)}
+        certain = {axis for axis in candidates if is_coherent(axis)}
         distinct = certain or {*candidates[:1]}
         if len(distinct) == 1 and size > 1:
             result += distinct

@@ -69,7 +69,7 @@ MAPS = {
     "selecsls": ("selecsls42b", WIDE, {}),
 }
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
-# family -> its smallest member, the images it takes, what it needs to be told; blocks return tokens,
+# family -> its smallest member, the images it takes, what it needs to be told; blocks give tokens,
 # windows, or maps in another order
 TOKENS = {
     "vit": ("vit_tiny_patch16_224", WIDE, {"img_size": WIDE, **SMALL}),

@@ -169,6 +169,7 @@ def test_grad_cam_of_blocks_is_captums_on_maps_with_channels_first(pool):
         (lambda: timm_vit(depth=2), (32, 48), "blocks.0"),
         (lambda: timm_vit(global_pool="avg", fc_norm=False), (32, 48), "norm"),
         (lambda: timm_vit(global_pool="avg"), (32, 48), "blocks.2"),
+        (lambda: timm_vit(global_pool="map", class_token=False), (32, 48), "blocks.2"),
         (FAMILIES["distilled"][0], (32, 32), "blocks.0"),
         (FAMILIES["cait"][0], (32, 32), "blocks.1"),
         (FAMILIES["xcit"][0], (32, 32), "cls_attn_blocks.0"),

@@ -173,9 +173,12 @@ class AxisTracker(TorchDispatchMode):
             right = None if name == "linear" else known[place + 1]
             return [multiply_axes(known[place], right, shape)]
         if name.startswith("_scaled_dot_product"):
-            query, value = known[0] or make_unknown(given[0].shape), known[2]
-            attention = value and (*query[:-1], value[-1])
-            return [attention, *[None] * (len(outputs) - 1)]
+            query, value = known[0], known[2]
+            if value is not None:
+                # queries that do not depend on the image have no place in it
+                query = query or (*value[:-2], make_axis("T", shape[-2]), value[-1])
+                return [(*query[:-1], value[-1]), *[None] * (len(outputs) - 1)]
+            return [None] * len(outputs)
         if name in _WHOLE_LAYERS:
             query = known[0]
             whole = query and (*query[:-1], make_axis("C", shape[-1]))

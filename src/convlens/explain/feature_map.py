@@ -20,7 +20,8 @@ def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str
     or flattening, after its normalisation, its activation, the sum of its residual block or the
     concatenation of its branches. If the classifier reads a class token alone, the patches of that
     output no longer matter: then it is the last residual sum (block) whose patches still reach
-    the logits. That is tried out by setting them to NaN, which every operation hands on.
+    the logits. That is tried out by setting them to NaN, which every operation hands on. It is the
+    last residual sum, too, if the classifier itself has dense layers on tokens.
 
     Of all convolutions and matrix products over more than one position, at least half must come
     before the map, or else the prediction is made by layers that are not known to keep a map.
@@ -35,14 +36,16 @@ def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str
     if last is None:
         return None, "the network has no feature map"
     has_placeless = any(call.layout.has_placeless for call in calls)
-    if has_placeless and not _reaches_logits(model, example, last):
+    # a dense layer on tokens that no sum follows belongs to the classifier: keys, scores of patches
+    is_read = layer_kind(last.module) == "dense" and last.layout.grid is not None
+    if is_read or (has_placeless and not _reaches_logits(model, example, last)):
         # modules that hand on the same tensor are one candidate, under the name of the innermost
         sums = {c.output.data_ptr(): c for c in reversed(calls) if c.is_sum and c.size}
         found = next((c for c in sums.values() if _reaches_logits(model, example, c)), None)
         if found is None:
             return None, (
-                f"the classifier reads no patch of {last.name!r}, the last map, and no residual "
-                "sum before it: name a layer"
+                f"the prediction reads no patch of {last.name!r}, the last map, and there is no "
+                "residual sum before it"
             )
         last = found
     if 2 * last.products <= products:

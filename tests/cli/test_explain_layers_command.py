@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 from captum.attr import LayerActivation, LayerGradCam
 from PIL import Image
 from torch import nn
@@ -119,20 +120,83 @@ def test_a_wrapped_convnext_is_drawn_along_its_channels():
     assert set(wrapped.filters("stem.0")) == {"layers/filters/stem.0"}
 
 
-def test_a_wrapped_network_on_tokens_says_so_and_explains_what_it_can(tmp_path):
+def timm_vit() -> nn.Module:
+    return timm.models.VisionTransformer(
+        img_size=32, patch_size=8, num_classes=2, embed_dim=16, depth=2, num_heads=2
+    )
+
+
+def timm_swin() -> nn.Module:
+    return timm.models.SwinTransformer(
+        img_size=32, patch_size=4, window_size=4, embed_dim=8, depths=(2,), num_heads=(2,),
+        num_classes=2,
+    )  # fmt: skip
+
+
+def torchvision_vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=2)
+
+
+def torchvision_swin() -> nn.Module:
+    return torchvision.models.SwinTransformer([4, 4], 8, [2], [2], [4, 4], num_classes=2)
+
+
+def of_transformers(name: str) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, mlp_ratio=2, num_labels=2, torch_dtype="float32",
+    )  # fmt: skip
+    return getattr(transformers, f"{name}ForImageClassification")(config)
+
+
+@pytest.mark.parametrize(
+    ("build", "layer"),
+    [
+        (timm_vit, "blocks.0"),
+        (timm_swin, "norm"),
+        (torchvision_vit, "encoder.layers.encoder_layer_0"),
+        (torchvision_swin, "permute"),
+        (lambda: of_transformers("ViT"), "vit.layers.0"),
+        (lambda: of_transformers("Dinov2"), "dinov2.layernorm"),
+    ],
+)
+def test_a_wrapped_transformer_is_explained(build, layer):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = timm.models.VisionTransformer(
-            img_size=32, patch_size=8, num_classes=2, embed_dim=16, depth=2, num_heads=2
-        ).eval()
+        network = build().eval()
+        if not network.state_dict()[[*network.state_dict()][-1]].any():
+            network.get_parameter([*network.state_dict()][-2]).data.normal_()
     wrapped = convlens.wrap(network, ["cat", "dog"], size=32)
-    found = wrapped.explain(Image.open(CAT))
-    assert not found.grad_cam and "grad_cam" not in found.panels
-    for what in ("grad_cam", "activations"):
-        (line,) = [note for note in found.notes if note.startswith(f"{what}: ")]
-        assert "'patch_embed.proj'" in line and "networks on tokens" in line
-    assert {"occlusion", "superpixels", "integrated_gradients"} <= set(found.panels)
-    with pytest.raises(UserError, match="only=grad_cam: the last feature map is that of"):
-        wrapped.explain(Image.open(CAT), only="grad_cam")
-    with pytest.raises(UserError, match="layer 'blocks.1' returns tokens"):
-        wrapped.explain(Image.open(CAT), only="activations", layers="blocks.1")
+    found = wrapped.explain(Image.open(CAT), only=["grad_cam", "activations", "filters"])
+    assert not [note for note in found.notes if note.startswith(("grad_cam", "activations"))]
+    assert list(found.grad_cam) == [layer]
+    image = found.picture[None]
+    target = torch.tensor([found.targets])
+    # the weights of the gradient's mean, computed by hand from what the layer returned
+    seen = []
+    handle = network.get_submodule(layer).register_forward_hook(lambda m, a, out: seen.append(out))
+    output = network(image)
+    handle.remove()
+    logits = output if isinstance(output, torch.Tensor) else output.logits
+    (slopes,) = torch.autograd.grad(logits[0, target[0, 0]], seen[0])
+    tokens = seen[0].detach()
+    if layer == "norm" or layer == "permute":
+        channels = 3 if layer == "norm" else 1
+        tokens, slopes = (each.movedim(channels, -1).flatten(1, 2) for each in (tokens, slopes))
+    patches = tokens.shape[1] // 4 * 4
+    tokens, slopes = tokens[0, -patches:], slopes[0, -patches:]
+    expected = (tokens * slopes.mean(0)).sum(1).relu().view(found.grad_cam[layer][0].shape)
+    torch.testing.assert_close(found.grad_cam[layer][0], expected, atol=1e-6, rtol=1e-3)
+    assert {"grad_cam", f"layers/activations/{layer}"} & set(found.panels)
+    assert any(tag.startswith("layers/filters/") for tag in found.panels)
+
+
+def test_a_transformer_without_a_classifier_is_refused():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="without logits: use its class with a classifier"):
+        convlens.wrap(transformers.ViTModel(config).eval(), ["cat", "dog"], size=32)

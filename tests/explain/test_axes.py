@@ -12,14 +12,13 @@ import torch
 import torch.nn.functional as F
 from captum.attr import LayerActivation, LayerGradCam
 from torch import nn
-from torchvision.models import swin_transformer, vision_transformer
+from torchvision.models import swin_transformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from convlens.core.errors import UserError
 from convlens.explain import (
     activations,
     attribute,
-    choose_layers,
     grad_cam,
     gradient_ascent,
     search_patches,
@@ -196,12 +195,18 @@ class Folded(nn.Module):
         return self.head(self.lost(x).mean((2, 3)))
 
 
+def timm_mixer() -> nn.Module:
+    return timm.models.MlpMixer(
+        num_classes=3, img_size=32, patch_size=8, num_blocks=2, embed_dim=16
+    )
+
+
 @pytest.mark.parametrize(
     ("build", "layer", "why"),
     [
         (Folded, "lost", r"\(8, 8, 8\) per image, and its channel axis is unknown"),
         (timm_swin, "layers.0.blocks.0.attn.softmax", "parts of images"),
-        (timm_swin, "layers.0.blocks.0.mlp.fc1", r"tokens \(64, 64\) per image"),
+        (timm_mixer, "blocks.0.mlp_tokens.fc1", r"tokens \(16, 8\) per image"),
     ],
 )
 def test_what_cannot_be_known_is_refused_by_the_layers_name(build, layer, why):
@@ -218,22 +223,6 @@ def test_what_cannot_be_known_is_refused_by_the_layers_name(build, layer, why):
             look()
 
 
-def timm_vit() -> nn.Module:
-    return timm.models.VisionTransformer(
-        img_size=32, patch_size=8, num_classes=3, embed_dim=16, depth=2, num_heads=2
-    )
-
-
-def timm_mixer() -> nn.Module:
-    return timm.models.MlpMixer(
-        num_classes=3, img_size=32, patch_size=8, num_blocks=2, embed_dim=16
-    )
-
-
-def torchvision_vit() -> nn.Module:
-    return vision_transformer.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3)
-
-
 class OwnTransformer(nn.Module):
     """A patch embedding and torch's own encoder, whose fast path calls no layer in it."""
 
@@ -246,18 +235,6 @@ class OwnTransformer(nn.Module):
 
     def forward(self, x):
         return self.head(self.encoder(self.embed(x).flatten(2).transpose(1, 2)).mean(1))
-
-
-@pytest.mark.parametrize("build", [timm_vit, timm_mixer, torchvision_vit, OwnTransformer])
-def test_networks_on_tokens_have_no_default_layer_and_it_is_said_why(build):
-    model, example = seeded(build), pictures(1, 32)
-    layer, why = find_feature_map(model, example)
-    assert layer is None and "networks on tokens" in why
-    assert choose_layers(model, "auto", "grad_cam", example=example) == []
-    with pytest.raises(UserError, match="guided_grad_cam needs a layer, but the last feature map"):
-        attribute(model, example, torch.tensor([0]), "guided_grad_cam")
-    # what explains any network goes on doing so
-    assert attribute(model, example, torch.tensor([0]), "saliency").maps.shape == (1, 32, 32)
 
 
 @pytest.mark.parametrize(

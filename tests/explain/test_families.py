@@ -1,4 +1,4 @@
-"""Forty families of timm, with random weights and in float64: maps are right, or refused by name.
+"""Families of timm, with random weights and in float64: maps are right, or refused by name.
 
 Which axis of a layer holds the channels is told here by sizes alone: images are wider than high,
 so the axes of a map can be picked out of its shape.
@@ -17,8 +17,7 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from convlens.core.errors import UserError
-from convlens.explain import activations, grad_cam
+from convlens.explain import activations, explaining, grad_cam
 from convlens.explain.layers import find_feature_map
 from convlens.models.layers import build_layer_table
 
@@ -69,13 +68,59 @@ MAPS = {
     "lcnet": ("lcnet_035", WIDE, {}),
     "selecsls": ("selecsls42b", WIDE, {}),
 }
-# family -> and a layer in its depth that gives tokens, which is refused by its name
+SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+# family -> its smallest member, the images it takes, what it needs to be told; blocks give tokens,
+# windows, or maps in another order
 TOKENS = {
-    "vit": ("vit_tiny_patch16_224", WIDE, {"img_size": WIDE}, "blocks.6"),
-    "deit": ("deit_tiny_distilled_patch16_224", WIDE, {"img_size": WIDE}, "blocks.6"),
-    "mixer": ("mixer_s32_224", (64, 64), {"img_size": 64}, "blocks.3"),
-    "gmlp": ("gmlp_ti16_224", (64, 64), {"img_size": 64}, "blocks.3"),
-    "levit": ("levit_128s", (224, 224), {}, "stages.1.blocks.0"),
+    "vit": ("vit_tiny_patch16_224", WIDE, {"img_size": WIDE, **SMALL}),
+    "vit, average": ("vit_tiny_patch16_224", WIDE, {"img_size": WIDE, "global_pool": "avg"}),
+    "deit3": ("deit3_small_patch16_224", WIDE, {"img_size": WIDE, **SMALL}),
+    "deit, distilled": ("deit_tiny_distilled_patch16_224", WIDE, {"img_size": WIDE, **SMALL}),
+    "dinov2, registers": ("vit_small_patch14_reg4_dinov2", (56, 84), {"img_size": (56, 84)}),
+    "dinov3": ("vit_small_patch16_dinov3", WIDE, {"img_size": WIDE}),
+    "siglip": ("vit_base_patch16_siglip_224", WIDE, {"img_size": WIDE, **SMALL}),
+    "flexivit": ("flexivit_small", WIDE, {"img_size": WIDE, **SMALL}),
+    "hybrid vit": ("vit_tiny_r_s16_p8_224", (64, 96), {"img_size": (64, 96)}),
+    "relative positions": ("vit_relpos_small_patch16_224", WIDE, {"img_size": WIDE, **SMALL}),
+    "samvit": ("samvit_base_patch16", WIDE, {"img_size": WIDE, "window_size": 3, **SMALL}),
+    "beit": ("beit_base_patch16_224", WIDE, {"img_size": WIDE, **SMALL}),
+    "beitv2": ("beitv2_base_patch16_224", WIDE, {"img_size": WIDE, **SMALL}),
+    "eva02": ("eva02_tiny_patch14_224", (28, 42), {"img_size": (28, 42), "depth": 3}),
+    "cait": ("cait_xxs24_224", (32, 32), {"img_size": 32, **SMALL}),
+    "xcit": ("xcit_nano_12_p16_224", WIDE, {"img_size": WIDE, "depth": 3}),
+    "convit": ("convit_tiny", (32, 32), {"img_size": 32, "patch_size": 8}),
+    "mixer": ("mixer_s32_224", (64, 64), {"img_size": 64}),
+    "gmlp": ("gmlp_ti16_224", (64, 64), {"img_size": 64}),
+    "resmlp": ("resmlp_12_224", (64, 64), {"img_size": 64}),
+    "swin": ("swin_tiny_patch4_window7_224", (64, 96), {"img_size": (64, 96), "window_size": 4}),
+    "swinv2": ("swinv2_tiny_window8_256", (64, 96), {"img_size": (64, 96), "window_size": 4}),
+    "swinv2_cr": ("swinv2_cr_tiny_ns_224", (64, 64), {"img_size": 64, "window_size": 4}),
+    "hiera": ("hiera_tiny_224", (64, 96), {"img_size": (64, 96), "embed_dim": 16, "num_heads": 1}),
+    "pvt_v2": ("pvt_v2_b0", (64, 96), {}),
+    "nest": ("nest_tiny_jx", (64, 64), {"img_size": 64}),
+    "maxvit": ("maxvit_rmlp_pico_rw_256", (64, 64), {"img_size": 64}),
+    "coatnet": ("coatnet_pico_rw_224", (64, 64), {"img_size": 64}),
+    "mobilevit": ("mobilevit_xxs", (64, 96), {}),
+    "davit": ("davit_tiny", (64, 96), {}),
+    "gcvit": ("gcvit_xxtiny", (64, 64), {"img_size": 64, "window_ratio": (32, 32, 16, 32)}),
+    "levit": ("levit_128s", (224, 224), {}),
+    "volo": ("volo_d1_224", (64, 64), {"img_size": 64}),
+    "caformer": ("caformer_s18", (64, 64), {}),
+    "efficientformer": ("efficientformer_l1", (224, 224), {}),
+    "tiny_vit": ("tiny_vit_5m_224", (64, 64), {}),
+    "edgenext, attention": ("edgenext_x_small", (64, 96), {}),
+    "fastvit, attention": ("fastvit_sa12", (64, 96), {}),
+    "visformer": ("visformer_tiny", (64, 64), {"img_size": 64}),
+    "swiftformer": ("swiftformer_xs", (64, 64), {}),
+}
+# family -> as above, without the same blocks in timm's own features, or with blocks that return
+# several tensors: the default layer, which is compared with Captum
+OTHERS = {
+    "pit": ("pit_ti_224", (64, 64), {"img_size": 64}, "transformers.2.blocks.2"),
+    "mvitv2": ("mvitv2_tiny", (64, 64), {"img_size": 64}, "norm"),
+    "twins": ("twins_svt_small", (64, 64), {"img_size": 64}, "norm"),
+    "twins, pcpvt": ("twins_pcpvt_small", (64, 64), {"img_size": 64}, "norm"),
+    "coat": ("coat_lite_tiny", (64, 64), {"img_size": 64}, "serial_blocks4.0"),
 }
 
 
@@ -90,6 +135,8 @@ def built(name: str, options: dict) -> nn.Module:
         for key, value in model.named_parameters():
             if key.endswith("gamma"):
                 value.data.uniform_(0.3, 0.6)
+            elif not value.any():  # heads that start at zero
+                value.data.normal_(0, 0.1)
     return model.double().eval()
 
 
@@ -200,21 +247,55 @@ def test_maps_of_a_family_equal_captum_and_a_plain_hook(family):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", TOKENS)
-def test_networks_on_tokens_are_refused_by_name(family):
-    name, size, options, layer = TOKENS[family]
+def test_maps_of_a_familys_blocks_are_timms_own_bit_for_bit(family):
+    name, size, options = TOKENS[family]
     model, images = built(name, options), images_of(size)
-    default, why = find_feature_map(model, images[:1])
-    assert default is None and "tokens" in why
-    assert plain_hooks(model, images)[layer].dim() == 3
-    for explained in (activations, lambda m, x, names: grad_cam(m, x, torch.tensor([1]), names)):
-        with pytest.raises(UserError, match=f"layer '{layer}' returns"):
-            explained(model, images, [layer])
+    with explaining(model), torch.no_grad():
+        theirs = model.forward_intermediates(images, intermediates_only=True)
+    blocks = [info["module"] for info in model.feature_info][-len(theirs) :]
+    assert len(blocks) == len(theirs) > 1
+    ours = activations(model, images, blocks).layers
+    for block, expected in zip(blocks, theirs, strict=True):
+        assert torch.equal(ours[block], expected), block
+    # the default layer is one from which the prediction depends on every image's patches
+    layer, why = find_feature_map(model, images)
+    assert layer is not None, why
+    maps = grad_cam(model, images, torch.tensor([1]), [layer], relu=False).maps[layer]
+    assert maps.isfinite().all() and maps.abs().max() > 0
+
+
+class Patches(nn.Module):
+    """A block of tokens whose patches pass through ``tap`` as maps ``(B, C, h, w)``."""
+
+    def __init__(self, block: nn.Module, side: int):
+        super().__init__()
+        self.block, self.side, self.tap = block, side, nn.Identity()
+
+    def forward(self, *given, **named):
+        x = self.block(*given, **named)
+        prefix, patches = x[:, : -(self.side**2)], x[:, -(self.side**2) :]
+        maps = self.tap(patches.transpose(1, 2).unflatten(2, (self.side, self.side)))
+        return torch.cat([prefix, maps.flatten(2).transpose(1, 2)], 1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [*MAPS, *TOKENS])
+@pytest.mark.parametrize("family", OTHERS)
+def test_grad_cam_of_a_familys_default_layer_is_captums(family):
+    name, size, options, layer = OTHERS[family]
+    model, images = built(name, options), images_of(size)
+    assert find_feature_map(model, images) == (layer, "")
+    ours = grad_cam(model, images, torch.tensor([1]), [layer]).maps[layer]
+    parent, _, child = layer.rpartition(".")
+    tapped = Patches(model.get_submodule(layer), ours.shape[-1])
+    setattr(model.get_submodule(parent), child, tapped)
+    theirs = LayerGradCam(model, tapped.tap).attribute(images, 1, relu_attributions=True)
+    torch.testing.assert_close(ours, theirs.detach(), **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*MAPS, *TOKENS, *OTHERS])
 def test_the_layer_table_of_a_family_holds_every_parameter_once(family):
-    name, size, options = {**MAPS, **TOKENS}[family][:3]
+    name, size, options = {**MAPS, **TOKENS, **OTHERS}[family][:3]
     if size[0] != size[1]:
         size = (96, 96)
         if "img_size" in options:

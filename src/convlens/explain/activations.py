@@ -22,18 +22,27 @@ class Activations:
 
     Attributes:
         layers: layer name -> ``(B, C, h, w)`` maps, even if the layer itself has its channels
-            last, or ``(B, C)`` features; fp32, detached, on the network's device, in the requested
-            order.
+            last or returns tokens, or ``(B, C)`` features; fp32, detached, on the network's
+            device, in the requested order.
         rules: layer name -> the rule that decides which of its channels are dead; see
             ``convlens.explain.dead_channels``.
+        placeless: layer name -> ``(B, C, p)``: what a layer on tokens returns for those without a
+            place in the image, such as class tokens. Layers with maps have none.
     """
 
     layers: dict[str, Tensor]
     rules: dict[str, DeadRule]
+    placeless: dict[str, Tensor]
+
+    def all_values(self, layer: str) -> Tensor:
+        """Return all values of a layer's channels at any position, ``(B, C, …)``."""
+        if layer not in self.placeless:
+            return self.layers[layer]
+        return torch.cat([self.layers[layer].flatten(2), self.placeless[layer]], 2)
 
     def dead(self, layer: str) -> Tensor:
         """Return which channels of a layer are dead for these images, ``(C,)`` bool."""
-        return dead_channels(self.layers[layer], self.rules[layer])
+        return dead_channels(self.all_values(layer), self.rules[layer])
 
 
 def activations(
@@ -56,7 +65,7 @@ def activations(
 
     Raises:
         UserError: if a layer is unknown, is never called in evaluation mode, or returns neither
-            maps nor features (tokens or windows, for example).
+            maps nor features, or tokens whose places are unknown.
     """
     with explaining(model), torch.no_grad(), hook_layers(model, layers) as layouts:
         images = prepare_images(model, images)
@@ -68,7 +77,12 @@ def activations(
         rules = {
             name: _choose_rule(layouts.modules[name], layouts.readers(name)) for name in layers
         }
-    return Activations(maps, rules)
+        placeless = {
+            name: torch.cat([layouts.prefix(name, part[name]) for part in parts])
+            for name in layers
+            if layouts.layout(name).has_placeless
+        }
+    return Activations(maps, rules, placeless)
 
 
 DeadRule = Literal["rectified", "constant", "none"]
@@ -160,8 +174,8 @@ def compute_layer_statistics(
     for images in batches:
         outputs = activations(model, images, layers)
         total += len(images)
-        for name, maps in outputs.layers.items():
-            values = _by_channel(maps)
+        for name in outputs.layers:
+            values = _by_channel(outputs.all_values(name))
             new = [(values <= 0).float().mean(1) * len(images), values.amax(1), values.amin(1)]
             if name in sums:
                 sparse, high, low = sums[name]

@@ -6,57 +6,45 @@ Layers return maps as ``(B, C, H, W)``, as ``(B, H, W, C)`` (ConvNeXt, Swin), or
 ``(B, L, C)``, and one network may do all three. The shape alone does not tell them apart.
 ``AxisTracker`` starts from the image ``(B, C, H, W)`` and follows its axes through every operation:
 a permutation moves them, a convolution keeps the two spatial axes and makes new channels, a sum
-combines what is known of its operands. After an operation without a rule the axes are unknown.
+combines what is known of its operands. A class token joined to the patches, windows and rolls are
+followed, too, see ``convlens.explain.axis_atoms``. After an operation without a rule the axes are
+unknown.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convlens.explain.axis_atoms import Axes, get_labels, make_axes, make_axis, make_unknown
 from convlens.explain.axis_rules import (
-    CHANNELS,
     VIEWS,
-    Axes,
     convolve_axes,
     find_tensors,
     follow_axes,
-    get_labels,
-    make_axes,
-    make_axis,
-    mix_channels,
+    multiply_axes,
 )
+from convlens.explain.grids import Layout, Tokens, find_layout, find_tokens
+
+__all__ = ["AxisTracker", "Layout", "Tokens"]
 
 # matrix products: the position of the first factor among the operands
 _PRODUCTS = {"mm": 0, "addmm": 1, "bmm": 0, "baddbmm": 1, "linear": 0}
 # products inside operations that are whole layers (torch's fast path for nn.TransformerEncoder)
 _WHOLE_LAYERS = {"_transformer_encoder_layer_fwd": 6, "_native_multi_head_attention": 4}
 # operations that keep positive values: whatever reads their output also reads their input
-_SIGN_KEEPING = {"clone", "detach", "alias", "_to_copy", "contiguous", "max_pool2d", "permute",
-                 "max_pool2d_with_indices", "native_dropout", "transpose", *VIEWS}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The order of the axes of a layer's output.
-
-    Attributes:
-        order: which axes of the output are ``B, C, h, w`` of maps, or ``B, C`` of features; None
-            if it is neither or unknown.
-        reason: why ``order`` is None, for error messages.
-    """
-
-    order: tuple[int, ...] | None
-    reason: str = ""
-
-    @property
-    def map_order(self) -> tuple[int, ...] | None:
-        """``order`` if the output holds maps, else None."""
-        return self.order if self.order is not None and len(self.order) == 4 else None
+# operations that take a tensor's shape alone
+_FILLED = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones",
+           "new_full", "new_empty", "new_empty_strided"}  # fmt: skip
+_VALUE_KEEPING = {"clone", "detach", "alias", "_to_copy", "contiguous", "permute",
+                  "native_dropout", "transpose", *VIEWS}  # fmt: skip
+_SPLITS = {"split", "split_with_sizes"}
+_SIGN_KEEPING = {*_VALUE_KEEPING, *_SPLITS, "max_pool2d", "max_pool2d_with_indices"}
+_ACTIVATIONS = {"gelu", "silu", "mish", "elu", "hardswish", "hardsigmoid", "leaky_relu", "softplus",
+                "tanh", "sigmoid", "prelu", "_prelu_kernel", "log_sigmoid_forward"}  # fmt: skip
 
 
 class AxisTracker(TorchDispatchMode):
@@ -66,7 +54,8 @@ class AxisTracker(TorchDispatchMode):
         products: number of convolutions and matrix products over more than one position of an
             image so far: the depth that the pass has reached.
         readers: name -> kinds of operation that read the output given to ``watch``: ``rectifier``
-            (zero for all values that are not above zero), ``norm`` or ``other``.
+            (zero for all values that are not above zero), ``activation`` (another one), ``norm`` or
+            ``other``.
     """
 
     def __init__(self, images: Tensor):
@@ -76,6 +65,10 @@ class AxisTracker(TorchDispatchMode):
         self.readers: dict[str, set[str]] = {}
         self._batch = len(images)
         self._axes: dict[tuple, Axes] = {_key(images): make_axes("BPHW", images.shape)}
+        # the memory of all tensors that depend on the image
+        self._dependent = {_memory(images)}
+        self._sums: set[tuple] = set()
+        self._added: dict[tuple, Layout] = {}  # tensors such as position embeddings
         self._watched: dict[tuple, set[str]] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -87,31 +80,53 @@ class AxisTracker(TorchDispatchMode):
         packet = func.overloadpacket.__name__
         name = packet.rstrip("_") if not packet.startswith("__") else packet
         self._note_readers(name, packet, args, kwargs, given, outputs)
-        axes = self._follow_axes(func, name, args, given, known, outputs) if outputs else []
-        for output, each in zip(outputs, axes, strict=False):
-            if each is None:
-                self._axes.pop(_key(output), None)
-            else:
-                self._axes[_key(output)] = each
+        self._count_products(name, outputs)
+        if outputs and name not in _FILLED and any(axes is not None for axes in known):
+            axes = self._follow_axes(func, name, args, given, known, outputs)
+            for output, each in zip(outputs, axes, strict=False):
+                self._axes[_key(output)] = each or make_unknown(output.shape)
+                self._dependent.add(_memory(output))
+            self._note_sum(name, given, known, outputs[0])
         return result
 
     def axes(self, tensor: Tensor) -> Axes | None:
-        """Return what is known of the tensor's axes; None if nothing is."""
-        return self._axes.get(_key(tensor))
+        """Return what is known of the tensor's axes; None if it does not depend on the image."""
+        known = self._axes.get(_key(tensor))
+        if known is None and _memory(tensor) in self._dependent:
+            return make_unknown(tensor.shape)
+        return known
 
     def layout(self, output: Tensor) -> Layout:
         """Return the layout of an output of the pass."""
-        shape, axes = tuple(output.shape), self.axes(output)
-        if not shape or shape[0] != self._batch or (axes and not get_labels(axes[0]) <= {"B"}):
-            return Layout(None, f"returns parts of images {shape}, not maps of whole images")
-        if output.dim() == 2:
-            return Layout((0, 1))
-        if output.dim() != 4:
-            kind = "tokens" if output.dim() == 3 else "a tensor"
-            return Layout(None, f"returns {kind} {shape[1:]} per image, not maps")
-        if axes is None:
-            return Layout(None, f"returns {shape[1:]} per image, and its channel axis is unknown")
-        return _map_layout(shape, axes)
+        return find_layout(tuple(output.shape), self.axes(output), self._batch)
+
+    def tokens(self, tensor: Tensor, axis: int) -> Tokens | None:
+        """Return how the positions of an axis lie on the image.
+
+        Args:
+            tensor: a tensor of the pass.
+            axis: one of its axes.
+
+        Returns:
+            None if the axis does not hold all patches of the image, row by row.
+        """
+        axes = self.axes(tensor)
+        return find_tokens(axes[axis]) if axes else None
+
+    def layout_added_to(self, tensor: Tensor) -> Layout | None:
+        """Return the layout of what a tensor was added to, such as a position embedding.
+
+        Args:
+            tensor: a tensor that does not depend on the image.
+
+        Returns:
+            None if it was not added to anything with as many axes.
+        """
+        return self._added.get(_key(tensor))
+
+    def is_sum(self, tensor: Tensor) -> bool:
+        """Return whether the tensor is a sum of two that depend on the image: a residual sum."""
+        return _key(tensor) in self._sums
 
     def is_image_input(self, given: Tensor) -> bool:
         """Return whether axis 1 of a layer's input ``(B, C, H, W)`` is the image's own channels."""
@@ -131,7 +146,7 @@ class AxisTracker(TorchDispatchMode):
         for key in map(_key, given):
             names = self._watched.get(key, ())
             if names and name in _SIGN_KEEPING:
-                for output in outputs[:1]:
+                for output in outputs if name in _SPLITS else outputs[:1]:
                     self._watched.setdefault(_key(output), set()).update(names)
                 continue
             for each in names:
@@ -139,60 +154,62 @@ class AxisTracker(TorchDispatchMode):
             if packet != name:  # in place: this memory now holds another value
                 self._watched.pop(key, None)
 
+    def _note_sum(self, name: str, given, known, result: Tensor) -> None:
+        """Remember what was added, and whether the result is a residual sum."""
+        is_sum = name in _VALUE_KEEPING and _key(given[0]) in self._sums
+        if name == "add" and len(given) == 2:
+            is_sum = None not in known
+            if not is_sum and given[0].dim() == given[1].dim():
+                self._added[_key(given[known.index(None)])] = self.layout(result)
+        (self._sums.add if is_sum else self._sums.discard)(_key(result))
+
     def _follow_axes(self, func, name: str, args, given, known, outputs) -> list[Axes | None]:
         """Return the axes of each output tensor."""
         shape = tuple(outputs[0].shape)
+        if name == "convolution":
+            return [convolve_axes(known[0], shape)]
+        if name in _PRODUCTS:
+            place = _PRODUCTS[name]
+            right = None if name == "linear" else known[place + 1]
+            return [multiply_axes(known[place], right, shape)]
+        if name.startswith("_scaled_dot_product"):
+            query, value = known[0], known[2]
+            if value is not None:
+                # queries that do not depend on the image have no place in it
+                query = query or (*value[:-2], make_axis("T", shape[-2]), value[-1])
+                return [(*query[:-1], value[-1]), *[None] * (len(outputs) - 1)]
+            return [None] * len(outputs)
+        if name in _WHOLE_LAYERS:
+            query = known[0]
+            whole = query and (*query[:-1], make_axis("C", shape[-1]))
+            return [whole, *[None] * (len(outputs) - 1)]
+        return follow_axes(func, name, args, given, known, outputs)
+
+    def _count_products(self, name: str, outputs: list[Tensor]) -> None:
+        """Count convolutions and matrix products over more than one position."""
+        shape = tuple(outputs[0].shape) if outputs else ()
         self.products += _WHOLE_LAYERS.get(name, 0)
         self._learned |= name == "convolution" or name in _PRODUCTS
         if name == "convolution":
             self.products += prod(shape[2:]) > 1
-            return [convolve_axes(known[0], shape)]
-        if name in _PRODUCTS:
-            return [self._multiply(name, known, shape)]
-        if name.startswith("_scaled_dot_product"):
+        elif name in _PRODUCTS:
+            rows = (
+                shape[-2] * self._batch if len(shape) > 2 and name != "linear" else prod(shape[:-1])
+            )
+            self.products += rows > self._batch
+        elif name.startswith("_scaled_dot_product"):
             self.products += 2 * (shape[-2] > 1)
-            query, value = known[0], known[2]
-            attention = query and value and (*query[:-1], value[-1])
-            return [attention, *[None] * (len(outputs) - 1)]
-        return follow_axes(func, name, args, given, known, outputs)
 
-    def _multiply(self, name: str, known, shape: tuple[int, ...]) -> Axes | None:
-        """Return the axes of a matrix product."""
-        place = _PRODUCTS[name]
-        left, right = known[place], None if name == "linear" else known[place + 1]
-        rows = prod(shape[:-1]) if name in ("mm", "addmm", "linear") else shape[-2] * self._batch
-        self.products += rows > self._batch
-        if not left and not right:
-            return None
-        first = left[:-1] if left else [make_axis(None, n) for n in shape[:-1]]
-        return (*first, right[-1] if right else mix_channels(left[-1], shape[-1]))
+
+def _memory(tensor: Tensor) -> StorageWeakRef:
+    """Return a key that all tensors in the same memory share, and that is never used again."""
+    return StorageWeakRef(tensor.untyped_storage())
 
 
 def _key(tensor: Tensor) -> tuple:
     """Return a key that all tensor objects of a view share, and that is never used again."""
     # autograd makes new objects for views, so the object's identity cannot be the key
-    storage = StorageWeakRef(tensor.untyped_storage())
-    return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
-
-
-def _map_layout(shape: tuple[int, ...], axes: Axes) -> Layout:
-    """Return the layout of an output with four axes, the first of which is the batch."""
-
-    def places(labels: set[str]) -> list[int]:
-        return [a for a in (1, 2, 3) if axes[a] and get_labels(axes[a]) <= labels]
-
-    channels, down, across = places(CHANNELS), places({"H"}), places({"W"})
-    unknown = [a for a in (1, 2, 3) if shape[a] > 1 and a not in (*channels, *down, *across)]
-    if not channels and down and across:
-        channels = [a for a in (1, 2, 3) if a not in (down[0], across[0])]
-        unknown = []
-    if len(channels) == 1 and len(down) < 2 and len(across) < 2 and not unknown:
-        # spatial axes of length one cannot be told apart and keep their order
-        others = [a for a in (1, 2, 3) if a not in (*channels, *down, *across)]
-        height = down or others[:1]
-        width = across or others[-1:]
-        return Layout((0, channels[0], height[0], width[0]))
-    return Layout(None, f"returns {shape[1:]} per image, which is not the (C, h, w) of maps")
+    return _memory(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 
 
 def _classify_reader(name: str, args, kwargs) -> str:
@@ -202,5 +219,7 @@ def _classify_reader(name: str, args, kwargs) -> str:
     low = {"hardtanh": -1.0, "clamp": None, "clamp_min": None}
     if name in low:
         low = args[1] if len(args) > 1 else kwargs.get("min", kwargs.get("min_val", low[name]))
-        return "rectifier" if low == 0 else "other"
-    return "rectifier" if name in ("relu", "relu6") else "other"
+        return "rectifier" if low == 0 else "activation"
+    if name in ("relu", "relu6"):
+        return "rectifier"
+    return "activation" if name in _ACTIVATIONS else "other"

@@ -1,13 +1,12 @@
 """Rules by which ``convlens.explain.axes`` derives the axes of an operation's results.
 
-An axis is the product of its atoms, ``(label, size)``, outermost first. An axis is unknown if no
-rule gives its label.
+Axes are products of atoms, see ``convlens.explain.axis_atoms``. Axes are None for tensors that do
+not depend on the image, such as parameters. An axis is unknown if no rule gives its label.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -15,18 +14,30 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-# An axis is the product of its atoms, outermost first: (label, size), no atom of size one. Labels:
-# "B", "H", "W", "P" (the image's own channels), "C" (any later channels), None (unknown).
-Atom = tuple[str | None, int]
-Axis = tuple[Atom, ...]
-Axes = tuple[Axis, ...]
+from convlens.explain.axis_atoms import (
+    CHANNELS,
+    POSITIONS,
+    SPATIAL,
+    Axes,
+    Axis,
+    get_labels,
+    get_size,
+    is_coherent,
+    is_unknown,
+    join_axes,
+    make_axes,
+    make_axis,
+    regroup,
+    remove_atoms,
+    resize_axis,
+    roll_axis,
+    slice_axis,
+)
 
-CHANNELS = {"C", "P"}
-_SPATIAL = {"H", "W"}
 # operations, besides pointwise ones, that keep every axis in its place but may change its size
 _KEEPING = {
-    "clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "roll", "flip", "slice",
-    "split", "split_with_sizes", "chunk", "narrow", "constant_pad_nd", "glu", "cumsum",
+    "clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "constant_pad_nd", "glu",
+    "cumsum",
     "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
     "native_dropout", "_softmax", "_log_softmax", "softmax", "log_softmax", "native_layer_norm",
     "native_group_norm", "native_batch_norm", "_native_batch_norm_legit", "batch_norm",
@@ -39,6 +50,7 @@ _KEEPING = {
 }  # fmt: skip
 # pointwise operations that torch does not tag as such
 _POINTWISE = {"hardswish", "prelu", "_prelu_kernel", "log_sigmoid_forward", "rsub"}
+_CUTTING = {"slice", "split", "split_with_sizes", "roll", "flip"}
 VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze"}
 _REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp", "argmax",
                "prod", "var_mean"}  # fmt: skip
@@ -49,26 +61,6 @@ def find_tensors(values: Any) -> list[Tensor]:
     return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-def make_axis(label: str | None, size: int) -> Axis:
-    """Return an axis of one atom, or of none for size one."""
-    return ((label, size),) if size > 1 else ()
-
-
-def _common(labels: set[str | None], size: int) -> Axis:
-    """Return an axis with the label, if there is exactly one; else an unknown axis."""
-    return make_axis(next(iter(labels)) if len(labels) == 1 else None, size)
-
-
-def make_axes(labels: str, shape: Sequence[int]) -> Axes:
-    """Return axes of one atom each, one letter of ``labels`` for each side of ``shape``."""
-    return tuple(make_axis(label, size) for label, size in zip(labels, shape, strict=True))
-
-
-def get_labels(axis: Axis) -> set[str | None]:
-    """Return the labels of an axis's atoms."""
-    return {label for label, _ in axis}
-
-
 def follow_axes(
     func: OpOverload,
     name: str,
@@ -77,19 +69,17 @@ def follow_axes(
     known: list[Axes | None],
     outputs: list[Tensor],
 ) -> list[Axes | None]:
-    """Return the axes of each output of an operation without weights; None for unknown ones.
+    """Return the axes of each output of an operation without weights; None if there is no rule.
 
     Args:
         func: the operation.
         name: its name without trailing underscores.
         args: its operands.
         given: the tensors among the operands.
-        known: the axes of each of these tensors.
+        known: the axes of each of these tensors; of one at least.
         outputs: the resulting tensors.
     """
     shape = tuple(outputs[0].shape)
-    if all(axes is None for axes in known):
-        return [None] * len(outputs)
     if name == "copy":  # the first tensor is only overwritten
         return [_broadcast(given[1:], known[1:], shape)]
     if torch.Tag.pointwise in func.tags or name in {*_POINTWISE, "expand"}:
@@ -98,18 +88,42 @@ def follow_axes(
         return [
             _keep(known[0], each.shape) if each.dim() == len(known[0]) else None for each in outputs
         ]
+    if name in _CUTTING and known[0] is not None:
+        return _cut(name, args, given[0], known[0], outputs)
     return _rearrange(name, args, given, known, outputs)
 
 
 def _keep(axes: Axes, shape: Sequence[int]) -> Axes:
-    """Keep every axis in its place; an axis whose size changes becomes a single atom."""
-    result = []
-    for axis, size in zip(axes, shape, strict=True):
-        if prod(n for _, n in axis) == size:
-            result.append(axis)
-        else:
-            result.append(_common(get_labels(axis), size))
-    return tuple(result)
+    """Keep every axis in its place; its size may change."""
+    return tuple(resize_axis(axis, size) for axis, size in zip(axes, shape, strict=True))
+
+
+def _cut(name: str, args, given: Tensor, axes: Axes, outputs: list[Tensor]) -> list[Axes | None]:
+    """Return the axes after a slice, a split, a roll or a flip."""
+    rank = len(axes)
+    if name in ("roll", "flip"):
+        dims = args[2] if name == "roll" else args[1]
+        if not dims:
+            return [None]
+        result = list(axes)
+        for place, dim in enumerate(dims):
+            if name == "roll":
+                result[dim] = roll_axis(axes[dim], args[1][place])
+            elif not get_labels(axes[dim]) <= CHANNELS:
+                result[dim] = make_axis(None, get_size(axes[dim]))
+        return [tuple(result)]
+    where = 1 if name == "slice" else 2
+    place = (args[where] if len(args) > where else 0) % rank
+    size, start, step, results = given.shape[place], 0, 1, []
+    if name == "slice":
+        start, _, step = slice(*args[2:5]).indices(size)
+    for output in outputs:
+        stop = min(start + output.shape[place] * step, size)
+        axis = slice_axis(axes[place], start, stop, step)
+        kept = (*axes[:place], axis, *axes[place + 1 :])
+        results.append(remove_atoms(kept, [axes[place]]) if not axis else kept)
+        start = stop
+    return results
 
 
 def _broadcast(given: Sequence[Tensor], known: Sequence[Axes | None], shape) -> Axes:
@@ -121,32 +135,50 @@ def _broadcast(given: Sequence[Tensor], known: Sequence[Axes | None], shape) -> 
             at = place - (len(shape) - tensor.dim())
             if axes is not None and at >= 0 and tensor.shape[at] == size:
                 candidates.append(axes[at])
-        certain = {axis for axis in candidates if None not in get_labels(axis)}
+        certain = {axis for axis in candidates if is_coherent(axis)}
         distinct = certain or {*candidates[:1]}
-        if size == 1 or not candidates:
-            result.append(make_axis(None, size))
-        elif len(distinct) == 1:
+        if len(distinct) == 1 and size > 1:
             result += distinct
         else:
             labels = set().union(*map(get_labels, distinct))
-            result.append(_common({"C"} if labels <= CHANNELS else labels, size))
+            is_channel = distinct and labels <= CHANNELS
+            result.append(make_axis("C" if is_channel else None, size))
     return tuple(result)
 
 
 def mix_channels(contracted: Axis, size: int) -> Axis:
     """Return the axis that a product with weights makes from the axis ``contracted``."""
     labels = get_labels(contracted)
-    mixes_positions = bool(labels) and labels <= _SPATIAL  # as in an MLP-Mixer
+    mixes_positions = bool(labels) and labels <= POSITIONS  # as in an MLP-Mixer
     return make_axis(None if mixes_positions or labels == {None} else "C", size)
+
+
+def multiply_axes(left: Axes | None, right: Axes | None, shape: tuple[int, ...]) -> Axes:
+    """Return the axes of a matrix product; at least one of the factors depends on the image.
+
+    Args:
+        left: axes of the first factor; None for weights.
+        right: axes of the second factor; None for weights.
+        shape: shape of the product.
+    """
+    if left is None:
+        assert right is not None, "one of the factors depends on the image"
+        return remove_atoms((*right[:-2], make_axis(None, shape[-2]), right[-1]), [right[-2]])
+    last = mix_channels(left[-1], shape[-1]) if right is None else right[-1]
+    batch = left[:-2]
+    if right is not None:
+        pairs = zip(left[:-2], right[:-2], strict=True)
+        batch = tuple(a if None not in get_labels(a) else b for a, b in pairs)
+    return remove_atoms((*batch, left[-2], last), [left[-1]])
 
 
 def convolve_axes(axes: Axes | None, shape: tuple[int, ...]) -> Axes | None:
     """Return the axes of a convolution's output of this ``shape``."""
-    if axes is None:
+    if axes is None or is_unknown(axes):
         # the axes of a two-dimensional convolution are known without its input
         return make_axes("BCHW", shape) if len(shape) == 4 else None
-    mixes_positions = get_labels(axes[1]) and get_labels(axes[1]) <= _SPATIAL
-    kept = _keep(axes, (prod(n for _, n in axes[0]), prod(n for _, n in axes[1]), *shape[2:]))
+    mixes_positions = get_labels(axes[1]) and get_labels(axes[1]) <= POSITIONS
+    kept = _keep(axes, (get_size(axes[0]), get_size(axes[1]), *shape[2:]))
     return (kept[0], make_axis(None if mixes_positions else "C", shape[1]), *kept[2:])
 
 
@@ -162,7 +194,7 @@ def _rearrange(name: str, args, given, known, outputs) -> list[Axes | None]:
     if axes is None:
         return [None] * len(outputs)
     if name in VIEWS:
-        return [_regroup(axes, shape)]
+        return [regroup(axes, shape)]
     if name == "permute":
         return [tuple(axes[d % rank] for d in args[1])]
     if name in ("transpose", "t"):
@@ -172,20 +204,24 @@ def _rearrange(name: str, args, given, known, outputs) -> list[Axes | None]:
         return [tuple(axes[d] for d in order)]
     if name in ("select", "unbind"):
         dropped = (args[1] if len(args) > 1 else 0) % rank
-        return [(*axes[:dropped], *axes[dropped + 1 :])] * len(outputs)
+        kept = remove_atoms((*axes[:dropped], *axes[dropped + 1 :]), [axes[dropped]])
+        return [kept] * len(outputs)
     if name == "index_select":
         place = args[1] % rank
         return [tuple(make_axis(None, n) if d == place else axes[d] for d, n in enumerate(shape))]
-    if name == "as_strided" and prod(shape[2:]) == 1 and given[0].shape == shape:
+    if name == "as_strided" and given[0].shape == shape and all(n == 1 for n in shape[2:]):
         return [axes]  # how global pooling makes its result channels last in memory
     if name == "linalg_vector_norm":  # the kind of norm comes before the axes
         name, args = "sum", (args[0], *args[2:])
     if name in _REDUCTIONS and len(args) > 1 and args[1] is not None:
         dims = [args[1]] if isinstance(args[1], int) else list(args[1])
-        if outputs[0].dim() == rank:
-            return [_keep(axes, each.shape) for each in outputs]
         reduced = {d % rank for d in dims}
-        return [tuple(axis for d, axis in enumerate(axes) if d not in reduced)] * len(outputs)
+        lost = [axes[d] for d in reduced]
+        if outputs[0].dim() == rank:
+            kept = tuple(() if d in reduced else axis for d, axis in enumerate(axes))
+        else:
+            kept = tuple(axis for d, axis in enumerate(axes) if d not in reduced)
+        return [remove_atoms(kept, lost)] * len(outputs)
     return [None] * len(outputs)
 
 
@@ -199,29 +235,17 @@ def _join(name: str, args, given, known, shape: tuple[int, ...]) -> Axes:
     pieces = [(t, a) for t, a in zip(given, known, strict=True) if t.dim() == rank]
     tensors, tensor_axes = zip(*pieces, strict=True)
     result = list(_broadcast(tensors, tensor_axes, shape))
-    labels = [set() if axes is None else get_labels(axes[place]) for _, axes in pieces]
-    result[place] = _common(set().union(*labels) if all(labels) else set(), shape[place])
-    return tuple(result)
-
-
-def _regroup(axes: Axes, shape: tuple[int, ...]) -> Axes | None:
-    """Split and join the atoms, in their order, into axes of the sizes in ``shape``."""
-    atoms = [atom for axis in axes for atom in axis]
-    result = []
-    for size in shape:
-        axis: list[Atom] = []
-        while size > 1:
-            if not atoms:
-                return None
-            label, n = atoms.pop(0)
-            if size % n == 0:
-                axis.append((label, n))
-                size //= n
-            elif n % size == 0:
-                axis.append((label, size))
-                atoms.insert(0, (label, n // size))
-                size = 1
-            else:
-                return None
-        result.append(tuple(axis))
+    # what does not depend on the image has no place in it
+    parts = [make_axis("T", t.shape[place]) if a is None else a[place] for t, a in pieces]
+    labels = set().union(*map(get_labels, parts))
+    if len(parts) == 1:
+        result[place] = parts[0]
+    elif labels <= CHANNELS and all(get_labels(part) for part in parts):
+        result[place] = make_axis("C" if len(labels) > 1 else labels.pop(), shape[place])
+    elif labels <= POSITIONS and any(get_labels(part) >= SPATIAL for part in parts):
+        result[place] = join_axes(parts)
+    elif labels == {"T"}:
+        result[place] = make_axis("T", shape[place])
+    else:
+        result[place] = make_axis(None, shape[place])
     return tuple(result)

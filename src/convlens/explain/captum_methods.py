@@ -6,6 +6,7 @@ Shapes: ``B`` batch, ``C`` channels, ``H W`` image size, ``h w`` size of a layer
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -191,7 +192,9 @@ class MethodCall:
             with hook_layers(network.model, [layer]) as layouts, torch.no_grad():
                 shape = read_outputs(layouts, images[:1].detach())[layer].shape
             layout = layouts.layout(layer)
-        if "GradCam" in self.base.__name__ and layout.order not in ((0, 1, 2, 3), (0, 1), None):
+        if "GradCam" in self.base.__name__ and (
+            layout.grid or layout.order not in ((0, 1, 2, 3), (0, 1), None)
+        ):
             # Captum averages over axes 2 and 3, whatever they are
             raise UserError(
                 f"{self.name} reads the channels from axis 1, but layer {layer!r} has them on "
@@ -223,8 +226,8 @@ class MethodCall:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{self.name} cannot explain this network: {reason}") from error
         maps = maps[0] if isinstance(maps, tuple) else maps
-        if self.base.__name__.startswith("Layer") and layout.order:
-            maps = maps.permute(layout.order) if maps.shape[1:] == shape[1:] else maps
+        if self.base.__name__.startswith("Layer") and layout.is_known:
+            maps = layout.channels_first(maps) if maps.shape[1:] == shape[1:] else maps
         if maps.dim() != 4:
             raise UserError(
                 f"{self.method} at layer {layer!r} returns {tuple(maps.shape[1:])} per image, "
@@ -294,10 +297,9 @@ def _parameters(function) -> set[str]:
 
 
 def _number_positions(layer: str, layout: Layout, shape: Sequence[int]) -> Tensor:
-    """Number the positions of a layer's maps, ``(1, 1, h, w)``: the same for all channels."""
-    order = layout.map_order
-    if order is None:
+    """Number the positions of a layer's output: the same for all channels and images."""
+    if not layout.is_map or (layout.grid and layout.tokens is None):
         raise UserError(f"layer {layer!r} has no maps (C, h, w): choose a convolution")
-    height, width = (shape[axis] for axis in order[2:])
-    numbers = torch.arange(height * width).reshape(1, 1, height, width)
-    return numbers.permute(*(order.index(axis) for axis in range(4)))
+    batch = layout.grid.axes[0] if layout.grid else 0
+    sides = [1 if axis in (batch, layout.channel_axis) else n for axis, n in enumerate(shape)]
+    return torch.arange(math.prod(sides)).reshape(sides)

@@ -26,6 +26,7 @@ from convlens.explain.mode import (
     prepare_images,
     wait_for,
 )
+from convlens.explain.outputs import unwrap_output
 from convlens.explain.receptive import find_probe
 from convlens.explain.taps import Taps, record
 
@@ -125,7 +126,7 @@ def find_logits_layer(model: nn.Module, layers: Sequence[str], example: Tensor) 
     """
     dense = [name for name in layers if isinstance(find_module(model, name), nn.Linear)]
     with explaining(model), torch.no_grad(), record(model, dense) as taps:
-        logits = taps.run(prepare_images(model, example[:1]))
+        logits = unwrap_output(taps.run(prepare_images(model, example[:1])))
         return next(
             (n for n in reversed(dense) if n in taps and torch.equal(taps[n], logits)), None
         )
@@ -153,7 +154,8 @@ def gradient_ascent(
 ) -> FilterPictures:
     """Find images that maximise single units of a layer, by gradient ascent from grey.
 
-    The objective is the spatial mean of the unit's channel in the layer's output. Name the
+    The objective is the mean of the unit's channel in the layer's output over all positions: of
+    tokens, over all patches, without class token and registers. Name the
     convolution or dense layer itself, not the activation after it: half of the units are inactive
     on grey, and an inactive unit has no gradient through a ReLU. In each step the gradient is
     scaled to a root mean square of one, the image moves by ``step_size`` times that and is clipped
@@ -173,7 +175,7 @@ def gradient_ascent(
 
     Args:
         model: the network.
-        layer: path of a layer with output ``(B, U, h, w)`` or ``(B, U)``.
+        layer: path of a layer with maps ``(B, U, h, w)``, tokens or features ``(B, U)``.
         units: channel numbers; None for all.
         size: side, or ``(H, W)``, of the network's input images: the largest canvas.
         channels: number of the network's input channels.

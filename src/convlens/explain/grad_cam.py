@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.explain.captum_layers import hook_layers, read_outputs_with_graph
+from convlens.explain.grids import Layout
 from convlens.explain.layouts import Layouts
 from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.outputs import answering
@@ -79,7 +80,8 @@ def grad_cam(
         images: ``(B, C, H, W)``, preprocessed as the network expects them.
         targets: ``(B,)`` or ``(B, T)`` class numbers; -1 for the predicted class, -2 for the second
             most probable one, and so on.
-        layers: module paths whose outputs are maps, channels first or last.
+        layers: module paths whose outputs are maps, channels first or last, or tokens. Tokens
+            without a place in the image are left out: of the map, and of the mean of gradients.
         relu: False keeps evidence against the class, as negative values.
         batch: images per forward pass; None for all at once.
 
@@ -118,7 +120,7 @@ def _compute_maps(
     _check_classes(asked.clamp_min(0), probs.shape[1])
     targets.copy_(_resolve_ranks(probs, targets))
     scores = pick_scores(logits, targets)
-    orders = {name: _find_axes(layouts, name, output) for name, output in outputs.items()}
+    known = {name: _find_layout(layouts, name, output) for name, output in outputs.items()}
     maps: dict[str, list[Tensor]] = {name: [] for name in outputs}
     last = targets.shape[1] - 1
     for t in range(targets.shape[1]):
@@ -129,7 +131,7 @@ def _compute_maps(
         for (name, output), gradient in zip(outputs.items(), gradients, strict=True):
             if gradient is None:
                 raise UserError(f"layer {name!r} does not lead to the logits: choose another layer")
-            values, slopes = (each.permute(orders[name]) for each in (output.detach(), gradient))
+            values, slopes = map(known[name].channels_first, (output.detach(), gradient))
             cam = (slopes.mean((-2, -1), keepdim=True) * values).sum(1)
             maps[name].append(cam.relu() if relu else cam)
     return {name: torch.stack(pieces, 1) for name, pieces in maps.items()}, logits.detach()
@@ -144,16 +146,16 @@ def _resolve_ranks(probs: Tensor, targets: Tensor) -> Tensor:
     return torch.where(targets < 0, order.gather(1, (-targets - 1).clamp_min(0)), targets)
 
 
-def _find_axes(layouts: Layouts, name: str, output: Tensor) -> tuple[int, ...]:
-    """Return which axes of a layer's output are ``B, C, h, w``; raise a UserError if none are."""
+def _find_layout(layouts: Layouts, name: str, output: Tensor) -> Layout:
+    """Return the layout of a layer's output; raise a UserError if it does not hold maps."""
     layout = layouts.layout(name)
-    if layout.map_order is None:
+    if not layout.is_map:
         reason = layout.reason or f"returns {tuple(output.shape[1:])} per image"
         raise UserError(
-            f"layer {name!r} {reason}; Grad-CAM needs maps (C, h, w): choose a convolution or "
-            "its activation"
+            f"layer {name!r} {reason}; Grad-CAM needs maps (C, h, w): choose a convolution, a "
+            "block or an activation"
         )
-    return layout.map_order
+    return layout
 
 
 def class_scores(logits: Tensor, targets: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ def unit_effects(
         effect of unit u = sum over positions of  A_u * dy/dA_u
 
     Its negative is how much the logit would change, to first order, if the unit were set to zero.
+    The positions of tokens include class token and registers, which have no place in the image.
     This is the Taylor criterion of P. Molchanov et al., *Pruning Convolutional Neural Networks for
     Resource Efficient Inference*, ICLR 2017, https://arxiv.org/abs/1611.06440, for the logit
     instead of the loss; for each image it is the sum of Captum's ``LayerGradientXActivation``.
@@ -66,8 +67,12 @@ def unit_effects(
             gradients = torch.autograd.grad(score, [*outputs.values()], allow_unused=True)
             for (name, output), gradient in zip(outputs.items(), gradients, strict=True):
                 slope = torch.zeros_like(output) if gradient is None else gradient
-                product = layouts.channels_first(name, output.detach() * slope)
-                effects[name].append(product.flatten(2).sum(2) if product.dim() > 2 else product)
+                product = output.detach() * slope
+                effect = layouts.channels_first(name, product)
+                if effect.dim() > 2:
+                    placeless = layouts.prefix(name, product)
+                    effect = effect.flatten(2).sum(2) + placeless.sum(2)
+                effects[name].append(effect)
     return {name: torch.cat(pieces) for name, pieces in effects.items()}
 
 

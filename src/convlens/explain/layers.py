@@ -6,47 +6,28 @@ Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width, ``L`` layers.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
-from convlens.explain.axes import AxisTracker, Layout
-from convlens.explain.mode import explaining, prepare_images
+from convlens.explain.feature_map import find_feature_map
+from convlens.explain.trace import Trace, layer_kind, trace
+
+__all__ = [
+    "KINDS",
+    "choose_layers",
+    "explainable_layers",
+    "find_feature_map",
+    "find_image_convolutions",
+    "layer_kind",
+]
 
 T = TypeVar("T")
 KINDS = ("activations", "filters", "grad_cam")
 
-_CLASSES = {
-    "conv": nn.modules.conv._ConvNd,
-    "norm": nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.LocalResponseNorm,
-    "dense": nn.Linear,
-}
 _FEWEST_STAGES = 3  # whole ones; fewer would not show the depth
-_NOT_SHOWN = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
-
-
-def layer_kind(module: nn.Module) -> str | None:
-    """Return ``"conv"``, ``"norm"``, ``"activation"``, ``"pool"``, ``"dense"``, or None.
-
-    Activations are recognised by the Python module that defines them, poolings by name. This
-    covers those of timm and torchvision without importing either.
-
-    >>> layer_kind(nn.ReLU()), layer_kind(nn.Conv2d(3, 8, 3)), layer_kind(nn.Flatten())
-    ('activation', 'conv', None)
-    """
-    for name, classes in _CLASSES.items():
-        if isinstance(module, classes):
-            return name
-    kind = type(module)
-    source = kind.__module__.rpartition(".")[2]
-    if source.startswith("activation") and not isinstance(module, _NOT_SHOWN):
-        return "activation"
-    return "pool" if "Pool" in kind.__name__ else None
 
 
 def explainable_layers(model: nn.Module) -> list[str]:
@@ -84,12 +65,12 @@ def choose_layers(
         kind: purpose of the layers. ``auto`` means, for
 
             - ``"activations"``: every convolution (or dense layer on a map) with its
-              normalisation, activation and pooling, if their maps are larger than 1×1;
-            - ``"filters"``: every convolution and dense layer that returns maps or features;
-            - ``"grad_cam"``: the one feature map that the classifier reads. It is the output of
-              the last convolution (or dense layer on a map) before pooling or flattening, after
-              its normalisation, its activation, the sum of its residual block or the concatenation
-              of its branches.
+              normalisation, activation and pooling, if their maps are larger than 1×1. Layers on
+              tokens or windows are represented by the output of their residual block;
+            - ``"filters"``: every convolution and dense layer that returns maps or features, and
+              the dense layers on tokens or windows that an activation follows (units of an MLP);
+            - ``"grad_cam"``: the one feature map that the classifier reads, see
+              ``find_feature_map``.
         example: ``(1, C, H, W)`` image for one forward pass. ``auto`` needs it, and leaves out
             layers that are never called.
         limit: maximum number of layers from ``auto``. Whole stages are left out, evenly over the
@@ -98,7 +79,7 @@ def choose_layers(
 
     Returns:
         Names of the layers. The list is empty only for ``auto``, if the network has no such layer:
-        for Grad-CAM, dense networks have none, and networks on tokens are not supported yet.
+        for Grad-CAM, dense networks have none.
 
     Raises:
         UserError: if a pattern matches nothing; the message names the most similar layers.
@@ -122,30 +103,6 @@ def choose_layers(
     return [path for path in paths if path in chosen]
 
 
-def find_feature_map(model: nn.Module, example: Tensor) -> tuple[str | None, str]:
-    """Return the layer whose map the classifier reads, or None and the reason why there is none.
-
-    Of all convolutions and matrix products over more than one position, more than half must come
-    before the map. In networks on tokens (ViT, Mixer) the last map is the patch embedding, which
-    does not determine the prediction.
-
-    Args:
-        model: the network.
-        example: ``(1, C, H, W)`` image for one forward pass.
-    """
-    calls, products = _trace(model, example)
-    last = _find_last_map(calls)
-    if last is None:
-        return None, "the network has no feature map"
-    if 2 * last.products <= products:
-        return None, (
-            f"the last feature map is that of {last.name!r}, and {products - last.products} of "
-            f"{products} convolutions and matrix products come after it (networks on tokens, such "
-            "as ViT, are not supported yet)"
-        )
-    return last.name, ""
-
-
 def find_image_convolutions(model: nn.Module, example: Tensor) -> list[str]:
     """Return the convolutions that read the channels of the image, in the order of their calls.
 
@@ -157,43 +114,11 @@ def find_image_convolutions(model: nn.Module, example: Tensor) -> list[str]:
     """
     return [
         call.name
-        for call in _trace(model, example)[0]
+        for call in trace(model, example).calls
         if call.reads_image
         and isinstance(call.module, nn.Conv2d)
         and max(call.module.kernel_size) > 1
     ]
-
-
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """One finished call of a module in a forward pass.
-
-    Attributes:
-        name: path of the module.
-        module: the module.
-        output: its output.
-        version: version counter of the output at the end of the call.
-        layout: layout of the output.
-        products: number of products before the end of the call, which measures its depth.
-        reads_image: whether the module's input holds the channels of the image.
-    """
-
-    name: str
-    module: nn.Module
-    output: Tensor
-    version: int
-    layout: Layout
-    products: int
-    reads_image: bool
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """Height and width of the output's maps; None if it is not a map or has a single pixel."""
-        order = self.layout.map_order
-        if order is None:
-            return None
-        height, width = (self.output.shape[axis] for axis in order[2:])
-        return (height, width) if max(height, width) > 1 else None
 
 
 def _choose_automatically(
@@ -204,23 +129,63 @@ def _choose_automatically(
     if kind == "grad_cam":
         layer, _ = find_feature_map(model, example)
         return [layer] if layer else []
-    calls = {call.name: call for call in _trace(model, example)[0]}
+    seen = trace(model, example)
     kinds = {name: layer_kind(model.get_submodule(name)) for name in explainable_layers(model)}
-    # a stage extends from one convolution or dense layer to the next
-    stages: list[list[str]] = []
-    for name, layer in kinds.items():
-        call = calls.get(name)
-        if layer in ("conv", "dense"):
-            is_suitable = call and (call.layout.order if kind == "filters" else call.size)
-            stages.append([name] if is_suitable else [])
-        elif kind == "activations" and call and call.size and stages and stages[-1]:
-            has_pool = kinds[stages[-1][-1]] == "pool"  # a stage has at most one pooling
-            stages[-1] += [] if has_pool and layer == "pool" else [name]
-    stages = [stage for stage in stages if stage]
+    if kind == "filters":
+        dense = [name for name in kinds if kinds[name] in ("conv", "dense")]
+        stages = [[name] for name in dense if _has_units(seen, name)]
+    else:
+        stages = _find_stages(model, seen, kinds)
     if limit is None:
         return [name for stage in stages for name in stage]
-    outputs = [[name for name in stage if kinds[name] != "pool"][-1] for stage in stages]
+    outputs = [[name for name in stage if kinds.get(name) != "pool"][-1] for stage in stages]
     return _thin_out(stages, outputs, limit)
+
+
+def _has_units(seen: Trace, name: str) -> bool:
+    """Return whether a convolution or dense layer has units to draw.
+
+    On tokens and windows these are the units of an MLP, which an activation reads.
+    """
+    call = seen.last.get(name)
+    if call is None or call.layout.grid is None:
+        return call is not None and call.layout.is_known
+    return bool(seen.readers[name] & {"activation", "rectifier"})
+
+
+def _find_stages(model: nn.Module, seen: Trace, kinds: dict[str, str | None]) -> list[list[str]]:
+    """Return the layers with maps from one convolution or dense layer to the next.
+
+    A residual block with dense layers on tokens or windows is a stage of its own.
+    """
+    blocks = _find_blocks(seen)
+    stages: list[list[str]] = []
+    for name, _ in model.named_modules():
+        call, layer = seen.last.get(name), kinds.get(name)
+        is_map = call is not None and call.layout.grid is None and call.size is not None
+        if name in blocks:
+            stages += [[name], []]
+        elif layer in ("conv", "dense"):
+            stages.append([name] if is_map else [])
+        elif layer and is_map and stages and stages[-1]:
+            has_pool = kinds[stages[-1][-1]] == "pool"  # a stage has at most one pooling
+            stages[-1] += [] if has_pool and layer == "pool" else [name]
+    return [stage for stage in stages if stage]
+
+
+def _find_blocks(seen: Trace) -> set[str]:
+    """Return the innermost residual blocks with dense layers on tokens or windows."""
+    dense = [
+        name for name, call in seen.last.items()
+        if layer_kind(call.module) == "dense" and call.layout.order is None
+    ]  # fmt: skip
+    blocks: set[str] = set()
+    for call in seen.calls:  # inner modules end before outer ones
+        inner = call.name + "."
+        is_block = call.is_sum and call.size and any(name.startswith(inner) for name in dense)
+        if is_block and not any(name.startswith(inner) for name in blocks):
+            blocks.add(call.name)
+    return blocks
 
 
 def _thin_out(stages: list[list[str]], outputs: list[str], limit: int) -> list[str]:
@@ -244,64 +209,3 @@ def _spread(items: list[T], count: int) -> list[T]:
     if count == 1:
         return items[-1:]
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
-
-
-def _trace(model: nn.Module, example: Tensor) -> tuple[list[_Call], int]:
-    """Return all module calls with a tensor output in one pass, and its number of products.
-
-    The calls are in the order in which they end. ``AxisTracker`` counts the products.
-    """
-    calls: list[_Call] = []
-    image_readers: set[str] = set()
-
-    def begin(name, args):
-        if args and isinstance(args[0], Tensor) and tracker.is_image_input(args[0]):
-            image_readers.add(name)
-
-    def end(name, module, output):
-        if isinstance(output, Tensor):
-            layout, products = tracker.layout(output), tracker.products
-            reads_image = name in image_readers
-            calls.append(
-                _Call(name, module, output, output._version, layout, products, reads_image)
-            )
-
-    with explaining(model), torch.no_grad(), ExitStack() as hooks:
-        images = prepare_images(model, example[:1])
-        tracker = AxisTracker(images)
-        for name, module in model.named_modules():
-            if not name:
-                continue
-            hook = module.register_forward_hook(lambda m, _, out, n=name: end(n, m, out))
-            hooks.enter_context(hook)
-            if isinstance(module, nn.Conv2d):
-                hook = module.register_forward_pre_hook(lambda _, args, n=name: begin(n, args))
-                hooks.enter_context(hook)
-        with tracker:
-            model(images)
-    return calls, tracker.products
-
-
-def _find_last_map(calls: list[_Call]) -> _Call | None:
-    """Return the call that computed the last feature map, or None."""
-    indices = [
-        i
-        for i, call in enumerate(calls)
-        if call.size and layer_kind(call.module) in ("conv", "dense")
-    ]
-    if not indices:
-        return None
-    last = indices[-1]
-    # From the last convolution on, maps keep their size until they are pooled. Calls in between
-    # with another size (squeeze-and-excitation, windows, tokens) are skipped.
-    same_size = [
-        call
-        for call in calls[last:]
-        if call.size == calls[last].size and layer_kind(call.module) != "pool"
-    ]
-    # A block returns the tensor of its last layer: choose that layer. In-place layers (a ReLU
-    # after a convolution, a residual sum) share the tensor object too, but not its version.
-    final = same_size[-1]
-    equal = [c for c in same_size if c.output is final.output and c.version == final.version]
-    layers = [call for call in equal if layer_kind(call.module)]
-    return (layers or equal)[0]

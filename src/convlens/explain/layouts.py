@@ -28,24 +28,33 @@ class _CachedLayout:
 
     Attributes:
         module: the layer.
-        rank: number of axes of its output.
-        channels: number of channels of its output; None if the layout is unknown.
+        images: shape of the images.
+        shape: shape of its output.
         layout: layout of its output.
         readers: kinds of operation that read its output.
     """
 
     module: ref[nn.Module]
-    rank: int
-    channels: int | None
+    images: torch.Size
+    shape: torch.Size
     layout: Layout
     readers: frozenset[str]
 
-    def matches(self, module: nn.Module, shape: torch.Size) -> bool:
+    def matches(self, module: nn.Module, images: torch.Size, shape: torch.Size) -> bool:
         """Return whether the layout holds for an output of this module and shape."""
-        if self.module() is not module or len(shape) != self.rank:
+        if self.module() is not module or len(shape) != len(self.shape):
             return False
-        order = self.layout.order
-        return order is None or shape[order[1]] == self.channels
+        if self.layout.order is not None:  # holds for images of any size
+            channels = self.layout.channel_axis
+            return shape[channels] == self.shape[channels]
+        if self.layout.grid is None:
+            return True
+        # places of tokens depend on the size of the image, even if their number does not
+        batch = self.layout.grid.axes[0]
+        return images[1:] == self.images[1:] and all(
+            size * self.images[0] == known * images[0] if axis == batch else size == known
+            for axis, (size, known) in enumerate(zip(shape, self.shape, strict=True))
+        )
 
 
 # not stored in the networks themselves, which are copied and saved
@@ -103,7 +112,7 @@ class Layouts:
     def follow(self, forward: Callable[[Tensor], Result], images: Tensor) -> Result:
         """Return ``forward(images)``, and learn the layouts of the layers from it.
 
-        ``forward`` is called again, with the axes tracked, if cached layouts do not match.
+        If cached layouts do not match, ``forward`` is called once more, with the axes tracked.
 
         Args:
             forward: function that calls ``run`` or ``run_whole``. It returns None if it ended the
@@ -114,31 +123,35 @@ class Layouts:
             if self.modules.keys() <= layouts.keys():
                 result = self._run_pass(forward, images)
                 if all(
-                    layouts[name].matches(self.modules[name], shape)
+                    layouts[name].matches(self.modules[name], images.shape, shape)
                     for name, (shape, _) in self._seen.items()
                 ):
                     self._layouts = {name: layouts[name] for name in self.modules}
                     return result
-        self._tracker = AxisTracker(images)
+        # with a single image, nothing tells the axis of the batch from others of size one
+        tracked = images.repeat(2, 1, 1, 1) if len(images) == 1 else images
+        self._tracker = AxisTracker(tracked)
         try:
-            result = self._run_pass(forward, images)
-            self._layouts = {name: self._learn(name, self._tracker) for name in self._seen}
+            result = self._run_pass(forward, tracked)
+            self._layouts = {
+                name: self._learn(name, self._tracker, tracked.shape) for name in self._seen
+            }
         finally:
             self._tracker = None
         if result is not None:  # after a pass that ended early, the readers are not known
             _CACHE.setdefault(self.model, {}).update(self._layouts)
-        return result
+        # a tracked pass is rounded differently, because torch composes some of its operations
+        return self._run_pass(forward, images)
 
     def _run_pass(self, forward: Callable[[Tensor], Result], images: Tensor) -> Result:
         self._seen.clear()
         return forward(images)
 
-    def _learn(self, name: str, tracker: AxisTracker) -> _CachedLayout:
+    def _learn(self, name: str, tracker: AxisTracker, images: torch.Size) -> _CachedLayout:
         shape, layout = self._seen[name]
         assert layout is not None, "every layer of a tracked pass has a layout"
-        channels = None if layout.order is None else shape[layout.order[1]]
         readers = frozenset(tracker.readers[name])
-        return _CachedLayout(ref(self.modules[name]), len(shape), channels, layout, readers)
+        return _CachedLayout(ref(self.modules[name]), images, shape, layout, readers)
 
     def hook_layers(self, hook: Callable[[str, Any], Tensor | None]) -> ExitStack:
         """Call ``hook`` with each layer's name and output; closing the stack removes the hooks."""
@@ -180,20 +193,40 @@ class Layouts:
         return self._layouts[name].layout
 
     def channels_first(self, name: str, output: Tensor) -> Tensor:
-        """Return a view of a layer's output as maps ``(B, C, h, w)`` or features ``(B, C)``.
+        """Return a layer's output as maps ``(B, C, h, w)`` or features ``(B, C)``.
+
+        Patches are put on their grid; tokens without a place in the image are left out. The
+        result is a view where the order of the output allows it.
 
         Args:
             name: name of the layer.
             output: output of the layer.
 
         Raises:
-            UserError: if the output is neither, if the axis of the channels is unknown, or if the
-                layer was not called.
+            UserError: if the output is neither, if the place of the channels or the tokens is
+                unknown, or if the layer was not called.
         """
+        return self._known(name).channels_first(output)
+
+    def prefix(self, name: str, output: Tensor) -> Tensor:
+        """Return the tokens of a layer's output that have no place in the image, ``(B, C, p)``.
+
+        These are class tokens and registers; there are none in maps.
+
+        Args:
+            name: name of the layer.
+            output: output of the layer.
+
+        Raises:
+            UserError: as ``channels_first``.
+        """
+        return self._known(name).placeless(output)
+
+    def _known(self, name: str) -> Layout:
         layout = self.layout(name)
-        if layout.order is None:
+        if not layout.is_known:
             raise UserError(f"layer {name!r} {layout.reason}: choose another layer")
-        return output.permute(layout.order)
+        return layout
 
     def readers(self, name: str) -> frozenset[str]:
         """Return the kinds of operation that read a layer's output, see ``AxisTracker.readers``.

@@ -10,6 +10,7 @@ Shapes: ``B`` batch, ``K`` outputs per image.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from weakref import WeakKeyDictionary
@@ -86,7 +87,7 @@ class OutputReader(ExitStack):
             UserError: if the output has another shape, if it looks like probabilities that were
                 not declared or is declared as probabilities but is not, or if it is multi-label.
         """
-        rows = output_rows(output, count, self._classes)
+        rows = output_rows(unwrap_output(output), count, self._classes)
         call, self._last = self._last, None
         if self._outputs == "logits":
             return rows
@@ -270,6 +271,29 @@ def add_logits_picker(model: nn.Module, where: str | int | Callable | None) -> R
         where: where the logits are in the output, see ``pick_logits``.
     """
     return model.register_forward_hook(lambda _, args, output: pick_logits(output, where, model))
+
+
+def unwrap_output(output):
+    """Return the logits of an output of the library ``transformers``; others as they are.
+
+    Its networks return a ``ModelOutput``, which has ``logits`` if the network classifies.
+
+    Args:
+        output: output of one pass of the network.
+
+    Raises:
+        UserError: if it is a ``ModelOutput`` without logits.
+    """
+    transformers = sys.modules.get("transformers")  # not imported here: it need not be installed
+    if transformers is None or not isinstance(output, transformers.utils.ModelOutput):
+        return output
+    logits = output.get("logits")
+    if logits is None:
+        raise UserError(
+            f"the network returns a {type(output).__name__} without logits: use its class with "
+            "a classifier, …ForImageClassification"
+        )
+    return logits
 
 
 def output_rows(output, count: int, classes: int | None = None) -> Tensor:

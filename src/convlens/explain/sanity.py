@@ -78,7 +78,8 @@ def parameter_randomisation(
         for name in resettable:
             cascade.enter_context(_randomise(model, weighted[name], seed))
             correlations.append(spearman(explain(), trained))
-    kept = tuple(name for name in weighted if name not in resettable)
+    # the network itself, with a class token perhaps, goes by the name of its class
+    kept = tuple(name or type(model).__name__ for name in weighted if name not in resettable)
     return Randomisation(tuple(resettable), torch.stack(correlations), kept)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.fx import GraphModule
 
 from convlens.explain.captum_layers import hook_layers, read_outputs
 from convlens.explain.grad_cam import probabilities
+from convlens.explain.grids import Layout
 from convlens.explain.layouts import find_module
 from convlens.explain.mode import explaining
 
@@ -82,7 +82,7 @@ def trace_with_map(answers: Answers, layer: str, example: Tensor) -> GraphModule
     from torch._dispatch.python import enable_python_dispatcher
     from torch.fx.experimental.proxy_tensor import make_fx  # slow to import
 
-    order = _find_axes(answers.network, layer, example)
+    layout = _find_layout(answers.network, layer, example)
     module = find_module(answers.network, layer)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,8 +104,8 @@ def trace_with_map(answers: Answers, layer: str, example: Tensor) -> GraphModule
                 )[0]
                 for vector in vectors
             ]
-        values = values.detach().permute(order)
-        maps = [_weigh(slopes.detach().permute(order), values) for slopes in gradients]
+        values = layout.channels_first(values.detach())
+        maps = [_weigh(layout.channels_first(slopes.detach()), values) for slopes in gradients]
         cam = torch.stack(maps, dim=1) if answers.several else maps[0]
         return shares.detach(), logits.detach(), cam
 
@@ -192,10 +192,10 @@ def _weigh(slopes: Tensor, values: Tensor) -> Tensor:
     return (slopes.mean((-2, -1), keepdim=True) * values).sum(1).relu()
 
 
-def _find_axes(network: nn.Module, layer: str, example: Tensor) -> Sequence[int]:
-    """Return which axes of a layer's output are ``B, C, h, w``."""
+def _find_layout(network: nn.Module, layer: str, example: Tensor) -> Layout:
+    """Return where the maps are in a layer's output."""
     with explaining(network), hook_layers(network, [layer]) as layouts:
         read_outputs(layouts, example)
-        order = layouts.layout(layer).map_order
-    assert order is not None, "find_feature_map returns only layers with maps"
-    return order
+        layout = layouts.layout(layer)
+    assert layout.is_map, "find_feature_map returns only layers with maps"
+    return layout

@@ -16,7 +16,7 @@ from convlens.models import build_layer_table, build_model
 from convlens.models.features import TokenPool
 from convlens.models.timm_networks import build_parts
 from convlens.models.timm_parts import OwnHead, take_part
-from tests.support.timm_tiny import KINDS, SPEC, VIT, build_tiny
+from support.timm_tiny import KINDS, SPEC, VIT, build_tiny
 
 VIT_NAME = "vit_tiny_patch16_224"
 

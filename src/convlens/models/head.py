@@ -31,19 +31,21 @@ class Select(nn.Module):
 
 
 class AverageMaxPool(nn.Module):
-    """Joins each channel's average and maximum over space: (B, C, H, W) to (B, 2C).
+    """Joins each channel's average and maximum over space: (B, C, H, W) to (B, C, 1, 2).
 
-    The averages come first. Where several positions share the maximum, its gradient is divided
+    Where several positions share the maximum, its gradient is divided
     equally among them, so that it does not depend on the device.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1)
+        joined = torch.stack([features.mean((2, 3)), features.amax((2, 3))], dim=-1)
+        return joined.unsqueeze(2)
 
 
 def build_head(
-    shape: tuple[int, ...], outputs: int, spec: HeadConfig, activation: str
-) -> nn.Sequential:
+    shape: tuple[int, ...], outputs: int, spec: HeadConfig, activation: str,
+    *, map_norm: nn.Module | None = None, vector_norm: nn.Module | None = None,
+) -> nn.Sequential:  # fmt: skip
     """Build the head: pool or flatten, dropout, dense layers, logits.
 
     Args:
@@ -52,6 +54,8 @@ def build_head(
         spec: the config group ``model.head``; ``pool: flatten`` keeps every position, ``average``
             averages over space (Lin et al. 2013), ``average_max`` joins average and maximum.
         activation: name of the activation after each hidden dense layer.
+        map_norm: a norm of (B, C, h, w), computed after the average.
+        vector_norm: a norm of (B, C), computed after the average.
 
     Returns:
         A network from (B, C, H, W) to (B, outputs).
@@ -69,7 +73,19 @@ def build_head(
         features = 2 * shape[0]
     else:
         features = math.prod(shape)
+    if map_norm is not None:
+        layers["norm"] = map_norm
     layers["flatten"] = nn.Flatten()
+    if vector_norm is not None:
+        layers["norm"] = vector_norm
+    return add_dense(layers, features, outputs, spec, activation)
+
+
+def add_dense(
+    layers: OrderedDict[str, nn.Module], features: int, outputs: int, spec: HeadConfig,
+    activation: str,
+) -> nn.Sequential:  # fmt: skip
+    """Return a head of ``layers``, which give (B, features), dropout, dense layers and logits."""
     if spec.dropout:
         layers["dropout"] = nn.Dropout(spec.dropout)
     for number, units in enumerate(spec.hidden, start=1):

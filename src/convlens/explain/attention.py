@@ -119,7 +119,7 @@ class Pass:
             raise UserError(f"{method}: what {self.unread[0]!r} mixes is not known: use grad_cam")
         first = self.attentions[0]
         for each in self.attentions:
-            if not each.is_square or each.places != first.places:
+            if not each.is_square or each.places.keys != first.places.keys:
                 what = each.places.reason or "does not attend among all tokens of the image"
                 raise UserError(f"{method}: {each.layer!r} {what}: use grad_cam")
         return list(self.attentions)

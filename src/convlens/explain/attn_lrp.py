@@ -14,7 +14,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
 
 from convlens.core.errors import UserError
 from convlens.explain.grad_cam import pick_scores, resolve_targets
@@ -40,6 +39,8 @@ def attn_lrp(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         UserError: if lxt is not installed or does not support the network, or a target is not a
             class.
     """
+    from torchvision.models import VisionTransformer
+
     if not any(isinstance(module, VisionTransformer) for module in model.modules()):
         raise UserError(
             f"attn_lrp supports torchvision's VisionTransformer, not {type(model).__name__}: use "

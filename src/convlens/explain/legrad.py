@@ -20,7 +20,7 @@ from convlens.explain.attention import Attention, PassRecorder, differentiate, t
 from convlens.explain.attention_recorder import Block
 from convlens.explain.evidence import ClassMaps, Picker, explain_classes
 
-_TOLERANCE = 1e-3  # of the largest logit
+_ROUNDING = 100  # times the precision, of the largest logit
 
 
 POOLINGS = ("mean", "network")
@@ -168,8 +168,9 @@ def _replay(
 
 def _check_replay(again: Tensor, logits: Tensor, layer: str) -> None:
     """Raise a UserError if the layers after the last block do not give the logits again."""
-    scale = logits.detach().abs().max().clamp_min(torch.finfo(logits.dtype).tiny)
-    if again.shape != logits.shape or (again - logits).detach().abs().max() > _TOLERANCE * scale:
+    logits, again = logits.detach(), again.detach()
+    tolerance = _ROUNDING * torch.finfo(logits.dtype).eps * logits.abs().max()
+    if again.shape != logits.shape or not bool((again - logits).abs().max() <= tolerance):
         raise UserError(
             f"LeGrad: the logits do not come from the block of {layer!r}: use relevance"
         )

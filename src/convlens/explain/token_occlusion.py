@@ -22,7 +22,7 @@ from convlens.explain.mode import chunks, explaining, prepare_images
 from convlens.explain.occlusion import Occlusion
 from convlens.explain.outputs import answering
 
-_TOLERANCE = 1e-3  # of the largest logit
+_ROUNDING = 100  # times the precision, of the largest logit
 
 
 def token_occlusion(
@@ -56,10 +56,10 @@ def token_occlusion(
         images = prepare_images(model, images)
         layer, tokens = find_sequence(model, images[:1])
         grid = (tokens.height, tokens.width)
-        if not 1 <= window < max(grid) or window > min(grid) or not 1 <= stride <= window:
+        if not 1 <= stride <= window <= min(grid) or window**2 == grid[0] * grid[1]:
             raise UserError(
                 f"token occlusion: window {window}, stride {stride} on a grid of {grid}: choose a "
-                f"window of 1 to {min(grid)} and a stride up to it"
+                f"smaller window, and a stride of 1 up to it"
             )
         logits = torch.cat([model(images[part]) for part in chunks(len(images), batch)])
         asked = targets.detach().to(images.device, torch.long)
@@ -132,7 +132,8 @@ def find_sequence(model: nn.Module, image: Tensor) -> tuple[str, Tokens]:
         keep(order[None].to(image.device))
         logits = model(image)
     scale = found.logits.detach().abs().max()
-    if not bool((logits - found.logits.detach()).abs().max() <= _TOLERANCE * scale):
+    tolerance = _ROUNDING * torch.finfo(logits.dtype).eps * scale
+    if not bool((logits - found.logits.detach()).abs().max() <= tolerance):
         raise refusal
     return block.name, tokens
 

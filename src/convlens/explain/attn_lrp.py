@@ -8,9 +8,14 @@ Shapes: ``B`` images, ``C`` channels, ``H W`` their size, ``T`` targets per imag
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -59,21 +64,45 @@ def attn_lrp(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     return torch.stack(maps, 1)
 
 
+def _import_rules() -> dict[type[nn.Module], Callable]:
+    """Return torch's layers -> function of lxt that gives them their rule.
+
+    ``lxt.efficient`` also imports the language models of transformers, which lxt 2.1 does not find
+    in every release. Its rules for vision need none of them, so the packages are passed by.
+    """
+    spec = find_spec("lxt")
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        raise UserError("attn_lrp needs the package lxt: uv pip install lxt")
+    packages = {
+        "lxt.efficient": Path(folders[0]) / "efficient",
+        "lxt.efficient.models": Path(folders[0]) / "efficient" / "models",
+    }
+    missing = [name for name in packages if name not in sys.modules]
+    try:
+        for name in missing:
+            sys.modules[name] = ModuleType(name)
+            sys.modules[name].__path__ = [str(packages[name])]
+        return import_module("lxt.efficient.models.vit_torch").cp_LRP
+    except (ImportError, AttributeError):
+        raise UserError("attn_lrp needs lxt 2.1 or later: uv pip install -U lxt") from None
+    finally:
+        for name in missing:
+            sys.modules.pop(name, None)
+
+
 @contextmanager
 def _rules_of_lxt() -> Iterator[None]:
     """Give torch's layers the rules of lxt inside a ``with`` block.
 
     lxt replaces methods of torch's classes, for all networks of the process: they are put back.
     """
-    try:
-        from lxt.efficient.models.vit_torch import cp_LRP
-    except ImportError:
-        raise UserError("attn_lrp needs the package lxt: uv pip install lxt") from None
+    rules = _import_rules()
     originals = [(kind, dict(vars(kind))) for kind in _PATCHED]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # lxt only warns where a rule cannot be set
-            for kind, patch in cp_LRP.items():
+            for kind, patch in rules.items():
                 patch(kind)
         yield
     finally:

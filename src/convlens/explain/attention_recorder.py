@@ -5,7 +5,7 @@ Shapes: ``B`` images, ``N`` queries, ``M`` keys, ``C`` channels, ``n`` positions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -106,7 +106,7 @@ class Recorder(TorchFunctionMode):
         self._tracker: TokenTracker | None = None
         self._running = False
         self._calls: list[tuple[str, int]] = []  # running calls: path, attentions before it
-        self._inputs: list[tuple[str, Tensor]] = []
+        self._inputs: list[Tensor] = []  # of all modules so far, while places are learned
         # results of a softmax that wait for their product, by id: the result, the weights, whether
         # it is transposed, and the path of the module
         self._waiting: dict[int, tuple[Tensor, Tensor, bool, str]] = {}
@@ -157,7 +157,7 @@ class Recorder(TorchFunctionMode):
             return
         self._calls.append((path, len(self.found)))
         if self._tracker is not None and args and isinstance(args[0], Tensor):
-            self._inputs.append((path, args[0]))
+            self._inputs.append(args[0])
 
     def leave(self, path: str, output) -> None:
         """Note that a module has returned; ``output`` is None after an exception."""
@@ -217,8 +217,7 @@ class Recorder(TorchFunctionMode):
         calls = sum(each.layer.split("[")[0] == path for each in self.found)
         places = Places()
         if self._tracker is not None:
-            own = [each for each in self._inputs if f"{path}.".startswith(f"{each[0]}.")]
-            places = _find_places(self._tracker, weights, values, own, shape)
+            places = _find_places(self._tracker, weights, values, self._inputs, shape)
         layer = f"{path}[{calls + 1}]" if calls else path
         self.found.append(Recorded(layer, weights, places))
         self.blocks.append(None)
@@ -261,7 +260,7 @@ def _find_places(
     tracker: TokenTracker,
     weights: Tensor,
     values: Tensor | None,
-    inputs: list[tuple[str, Tensor]],
+    inputs: list[Tensor],
     shape: Sequence[int],
 ) -> Places:
     """Return where the queries and keys of ``weights`` ``(…, N, M)`` lie.
@@ -270,7 +269,7 @@ def _find_places(
         tracker: knows the axes of all tensors so far.
         weights: the weights.
         values: ``(…, M, C)``; None if not known.
-        inputs: inputs of the modules around the attention, the innermost last.
+        inputs: inputs of all modules so far, the last one last.
         shape: ``(B, heads, N, M)`` if known.
     """
     axes = tracker.axes(weights)
@@ -287,14 +286,29 @@ def _find_places(
         if shape and (queries is not None or weights.shape[-2] == 1):
             return Places(queries, keys, shape=tuple(shape))
     elif values is not None and values.shape[:-1] == (*weights.shape[:-2], weights.shape[-1]):
-        for _, source in reversed(inputs):
-            order = tracker.layout(source).map_order
-            if order is not None:
-                windows = find_windows(source, order, values)
+        for source in reversed(inputs):
+            to_maps = _find_maps(tracker, source)
+            if to_maps is not None:
+                windows = find_windows(source, to_maps, values)
                 if windows is not None:
                     return Places(windows=windows)
                 break
     return Places(reason="it is not known where the positions it attends to lie")
+
+
+def _find_maps(tracker: TokenTracker, source: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Return the function from a tensor like ``source`` to maps ``(B, C, h, w)``, if it holds any.
+
+    Maps, or tokens ``(B, L, C)`` that are all patches.
+    """
+    order = tracker.layout(source).map_order
+    if order is not None:
+        return lambda each: each.permute(order)
+    axes = tracker.axes(source)
+    tokens = tracker.tokens(source, 1) if source.dim() == 3 else None
+    if tokens is None or tokens.prefix or tokens.suffix or not get_labels(axes[0]) <= {"B"}:
+        return None
+    return lambda each: each.mT.unflatten(2, (tokens.height, tokens.width))
 
 
 def _split_heads(first, shape: torch.Size) -> Sequence[int]:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from convlens.explain.axes import AxisTracker, Tokens
-from convlens.explain.axis_rules import Axes, Axis, get_labels
+from convlens.explain.axis_rules import Axes, Axis, get_labels, make_axis
 
 
 class TokenTracker(AxisTracker):
@@ -26,7 +26,12 @@ class TokenTracker(AxisTracker):
         return None if axes is None else _read_tokens(axes[axis], tensor.shape[axis])
 
     def _follow_axes(self, func, name: str, args, given, known, outputs) -> list[Axes | None]:
+        lost = name == "convolution" and {None} in [get_labels(axis) for axis in known[0] or ()]
+        if lost and outputs[0].dim() == 4:
+            known = [None, *known[1:]]  # a padded map is one of the image again once convolved
         result = super()._follow_axes(func, name, args, given, known, outputs)
+        if name in ("roll", "flip", "constant_pad_nd") and result[0] is not None:
+            return [_displace(result[0], name, args, given[0], outputs[0])]
         if name == "cat" and result[0] is not None:
             dim = (args[1] if len(args) > 1 else 0) % outputs[0].dim()
             return [_replace(result[0], dim, _join_tokens(given, known, dim))]
@@ -36,6 +41,19 @@ class TokenTracker(AxisTracker):
             if tokens is not None and outputs[0].shape[dim] != given[0].shape[dim]:
                 return [_replace(result[0], dim, _slice_tokens(tokens, args[2:]))]
         return result
+
+
+def _displace(axes: Axes, name: str, args, given: Tensor, output: Tensor) -> Axes:
+    """Forget the places of positions along axes that were shifted, flipped or padded."""
+    if name == "constant_pad_nd":
+        moved = {d for d in range(output.dim()) if output.shape[d] != given.shape[d]}
+    else:
+        dims = args[-1] if isinstance(args[-1], (list, tuple)) else [args[-1]]
+        moved = {d % output.dim() for d in dims}
+    return tuple(
+        make_axis(None, output.shape[d]) if d in moved and get_labels(axis) & {"H", "W"} else axis
+        for d, axis in enumerate(axes)
+    )
 
 
 def _replace(axes: Axes, dim: int, tokens: Tokens | None) -> Axes:

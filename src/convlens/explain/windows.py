@@ -10,6 +10,7 @@ Shapes: ``B`` batch, ``C`` channels, ``h w`` size of the map, ``n`` positions in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,12 +42,14 @@ class Windows:
         return values.flatten(1)[:, self.index.to(values.device)].movedim(0, 1)
 
 
-def find_windows(source: Tensor, order: tuple[int, ...], values: Tensor) -> Windows | None:
+def find_windows(
+    source: Tensor, to_maps: Callable[[Tensor], Tensor], values: Tensor
+) -> Windows | None:
     """Return where the positions of ``source`` are among the values; None if that is not unique.
 
     Args:
         source: map from which the values were computed, with a graph to them.
-        order: which axes of ``source`` are ``B, C, h, w``.
+        to_maps: function from a tensor like ``source`` to maps ``(B, C, h, w)``.
         values: ``(…, n, channels)`` values that attention reads, heads among the first axes.
     """
     if not (values.requires_grad and source.requires_grad):
@@ -64,7 +67,7 @@ def find_windows(source: Tensor, order: tuple[int, ...], values: Tensor) -> Wind
             (found,) = torch.autograd.grad(
                 values, source, sizes[..., None] * weights, retain_graph=True, allow_unused=True
             )
-        return None if found is None else found.permute(order).movedim(1, -1)
+        return None if found is None else to_maps(found).movedim(1, -1)
 
     base = slope(None)
     if base is None or not (size := base.square().sum(-1)).all():

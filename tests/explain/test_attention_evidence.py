@@ -13,7 +13,13 @@ from convlens.explain.legrad import legrad
 from convlens.explain.relevance import propagate_relevance, relevance
 from convlens.explain.rollout import attention_rollout, roll_out
 from convlens.explain.token_occlusion import find_sequence, logits_without, token_occlusion
-from support.attention_networks import PLAIN, WINDOWED, lively_network, timm_attention
+from support.attention_networks import (
+    PLAIN,
+    WINDOWED,
+    lively_network,
+    timm_attention,
+    transformers_network,
+)
 from support.explain_networks import ConvNet, pictures, seeded
 
 IMAGES = pictures(2, 32).double()
@@ -72,6 +78,26 @@ def test_relevance_equals_the_papers_formula(name):
                 spread = spread + step @ spread
             close(ours.maps[image, t], answer_row(name, spread))
     assert ours.maps.max() > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "rounding"),
+    [("ViT", 1e-6), ("Dinov2", 1e-12)],  # ViT's own attention computes the softmax in float32
+)
+def test_relevance_of_transformers_networks_equals_their_own_attention(kind, rounding):
+    pytest.importorskip("transformers")
+    ours = relevance(lively_network(lambda: transformers_network(kind)), IMAGES, TARGETS)
+    model = lively_network(lambda: transformers_network(kind, "eager")).network
+    own = model(IMAGES.clone().requires_grad_(), output_attentions=True)
+    close(ours.logits, own.logits.detach(), rounding)
+    score = own.logits.gather(1, TARGETS[:, :1]).sum()
+    spread = torch.eye(17, dtype=torch.float64)
+    for each, slope in zip(own.attentions, torch.autograd.grad(score, own.attentions), strict=True):
+        spread = spread + (slope * each.detach()).clamp_min(0).mean(1) @ spread
+    rows = torch.zeros(17, dtype=torch.float64)
+    rows[0] = 1 if kind == "ViT" else 0.5
+    rows[1:] = 0 if kind == "ViT" else 0.5 / 16  # Dinov2 reads the class token and the mean
+    close(ours.maps[:, 0], (rows @ spread)[:, 1:].unflatten(-1, (4, 4)), rounding)
 
 
 def test_relevance_in_closed_form_on_two_layers():
@@ -187,7 +213,7 @@ def test_legrad_without_attention_of_its_own_is_refused():
         attention_rollout(swin, IMAGES)
     with pytest.raises(UserError, match="no attention"):
         legrad(seeded(ConvNet), pictures(2, 24), TARGETS)
-    with pytest.raises(UserError, match="did you mean mean|mean"):
+    with pytest.raises(UserError, match="mean or network"):
         legrad(lively_network(PLAIN["vit"]), IMAGES, TARGETS, pool="maen")
     with pytest.raises(UserError, match="classes 0 to 2"):
         relevance(lively_network(PLAIN["vit"]), IMAGES, torch.tensor([3, 0]))

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from convlens.core.errors import UserError, nearest
+from convlens.core.errors import UserError
 from convlens.explain.attention import Attention, PassRecorder, differentiate, to_grid
 from convlens.explain.attention_recorder import Block
 from convlens.explain.evidence import ClassMaps, Picker, explain_classes
@@ -64,7 +64,7 @@ def legrad(
     """
 
     if pool not in POOLINGS:
-        raise UserError(f"pool={pool}: {nearest(str(pool), POOLINGS)}")
+        raise UserError(f"LeGrad pools tokens as {' or '.join(POOLINGS)}, not {pool!r}")
 
     def compute(recorder: PassRecorder, images: Tensor, pick: Picker) -> tuple[Tensor, Tensor]:
         found = recorder.run(images)

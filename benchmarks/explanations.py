@@ -6,6 +6,8 @@
   needs a forward and a backward pass for each layer.
 - `occlusion`: the 49 windows of the default callback on one image. Captum's `Occlusion` uses
   `perturbations_per_eval=8`, its fastest setting here.
+- `legrad`: LeGrad of one class for 8 images of 224×224 pixels with a ViT-S/16. The peer is one
+  forward and backward pass of these images, as in training; the ratio must not fall below 1/3.
 - `grad_cam_panel`: from the maps to bytes in the event file: the image, and overlays of two classes
   at three layers. The peer draws the same seven pictures with matplotlib, one axes each, and passes
   the figure to `SummaryWriter.add_figure`.
@@ -30,6 +32,7 @@ from typing import NamedTuple
 import captum
 import matplotlib
 import matplotlib.pyplot as plt
+import timm
 import torch
 from captum.attr import LayerGradCam
 from captum.attr import Occlusion as CaptumOcclusion
@@ -43,6 +46,7 @@ from convlens.config.compose import compose
 from convlens.draw.activation_grid import activation_grid
 from convlens.draw.grad_cam_panel import ClassMap, LayerMap, grad_cam_panel
 from convlens.explain import grad_cam
+from convlens.explain.legrad import legrad
 from convlens.explain.occlusion import occlusion, window_pixels
 from convlens.models import build_model
 
@@ -95,6 +99,22 @@ def attributions(model, pictures: int = 16, dtype: torch.dtype = torch.float32) 
         "grad_cam": Task(maps, maps_one_by_one, 2, 1, 2.0, "three calls of LayerGradCam"),
         "occlusion": Task(covered, covered_one_by_one, 1, 1, None, "Captum's Occlusion"),
     }
+
+
+def transformer() -> dict[str, Task]:
+    """Return the task that explains a vision transformer, beside a plain pass of its images."""
+    model = timm.create_model("vit_small_patch16_224", num_classes=2).eval()
+    images = torch.rand(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(8) % 2
+    weights = list(model.parameters())
+
+    def maps() -> torch.Tensor:
+        return legrad(model, images, targets).maps
+
+    def training_pass() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(model(images)[range(8), targets].sum(), weights)
+
+    return {"legrad": Task(maps, training_pass, 1, 1, 1 / 3, "one forward and backward pass")}
 
 
 def panels(model, folder: Path) -> dict[str, Task]:
@@ -195,7 +215,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ["grad_cam", "occlusion", "grad_cam_panel", "activation_grid"]
+    names = ["grad_cam", "occlusion", "legrad", "grad_cam_panel", "activation_grid"]
     parser.add_argument("--task", choices=names, help="default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--check", action="store_true", help="exit status 1 below a task's target")
@@ -214,7 +234,7 @@ def main() -> int:
     agree(model)
     print(f"{'seconds':>16}{'convlens':>12}{'peer':>12}{'ratio':>9}")
     with tempfile.TemporaryDirectory() as folder:
-        tasks = {**attributions(model), **panels(model, Path(folder))}
+        tasks = {**attributions(model), **transformer(), **panels(model, Path(folder))}
         if args.task:
             tasks = {args.task: tasks[args.task]}
         results = {name: measure(name, task, args.rounds) for name, task in tasks.items()}
@@ -227,6 +247,7 @@ def main() -> int:
         "torch": torch.__version__,
         "captum": captum.__version__,
         "matplotlib": matplotlib.__version__,
+        "timm": timm.__version__,
     }
     write_result(
         args.out, f"explanations of VGG16 at {SIZE}x{SIZE} pixels, and their pictures",

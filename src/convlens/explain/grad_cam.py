@@ -115,9 +115,7 @@ def _compute_maps(
     """
     outputs, logits = read_outputs_with_graph(layouts, images)
     probs = probabilities(logits.detach())
-    if asked.numel() and asked.min() < -probs.shape[1]:
-        raise UserError(f"there are {probs.shape[1]} classes, so no rank {-int(asked.min())}")
-    _check_classes(asked.clamp_min(0), probs.shape[1])
+    _check_ranks(asked, probs.shape[1])
     targets.copy_(_resolve_ranks(probs, targets))
     scores = pick_scores(logits, targets)
     known = {name: _find_layout(layouts, name, output) for name, output in outputs.items()}
@@ -135,6 +133,23 @@ def _compute_maps(
             cam = (slopes.mean((-2, -1), keepdim=True) * values).sum(1)
             maps[name].append(cam.relu() if relu else cam)
     return {name: torch.stack(pieces, 1) for name, pieces in maps.items()}, logits.detach()
+
+
+def _check_ranks(asked: Tensor, classes: int) -> None:
+    if asked.numel() and asked.min() < -classes:
+        raise UserError(f"there are {classes} classes, so no rank {-int(asked.min())}")
+    _check_classes(asked.clamp_min(0), classes)
+
+
+def resolve_targets(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return targets ``(B, T)`` with -1 replaced by the predicted class, and so on.
+
+    Raises:
+        UserError: if a target is not one of the classes of ``logits`` ``(B, K)``.
+    """
+    probs = probabilities(logits)
+    _check_ranks(targets, probs.shape[1])
+    return _resolve_ranks(probs, targets)
 
 
 def _resolve_ranks(probs: Tensor, targets: Tensor) -> Tensor:

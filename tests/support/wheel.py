@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from support.places import ROOT
@@ -66,6 +67,24 @@ def make_environment(folder: Path, wheel: Path) -> Path:
     libraries = [path for path in sys.path if path.endswith("site-packages")]
     file = find_packages(programs) / "libraries.pth"
     file.write_text("\n".join(libraries) + "\n", encoding="utf-8")
+    return programs
+
+
+def make_whole_environment(folder: Path, wheel: Path) -> Path | None:
+    """Make an environment of the wheel and all that it asks for; return its folder of programs.
+
+    The packages are links into uv's cache, which ``make setup`` fills: nothing is downloaded, and
+    no gigabytes are copied. None if the cache lacks a package.
+    """
+    programs = create_environment(folder)
+    backend = ("--torch-backend", "cpu") if version("torch").endswith("+cpu") else ()
+    command = [*UV, "pip", "install", "--offline", "--link-mode", "symlink", *backend,
+               "--python", programs / "python", "--constraints", ROOT / "requirements.lock",
+               wheel]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and "disabled" in done.stderr:  # the network, by --offline
+        return None
+    assert done.returncode == 0, done.stderr
     return programs
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from support.wheel import (
     copy_files,
     list_tracked,
     make_environment,
+    make_whole_environment,
     run,
 )
 
@@ -102,6 +105,29 @@ def test_every_command_works_from_any_folder(programs, tmp_path):
     assert {path.name for path in other.iterdir()} == {"outputs", "answers"}
     assert (home / ".cache" / "convlens").is_dir()
     assert files_in(programs.parent) == before
+
+
+def test_the_wheel_asks_for_all_that_train_and_explain_need(wheel, tmp_path):
+    """The packages of the checkout's environment, which has many more, are not seen."""
+    programs = make_whole_environment(tmp_path / "env", wheel)
+    if programs is None:
+        pytest.skip("the cache of uv lacks a package; `make setup` fills it")
+    work, environment = tmp_path / "work", bare_environment(tmp_path / "home")
+    work.mkdir()
+    seen = run(
+        programs / "python", "-c", "import sys, importlib.metadata as m;"
+        "print(len({d.name for d in m.distributions()}), *sys.path)",
+        cwd=work, env=environment,
+    ).split()  # fmt: skip
+    places = [path for path in seen[1:] if path.endswith("site-packages")]
+    assert places and all(path.startswith(str(programs.parent)) for path in places)
+    if sys.platform == "linux" and "+cpu" not in version("torch"):
+        text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+        assert f"Either way, {seen[0]} packages are installed" in text
+    run(programs / "convlens", *TRAIN, cwd=work, env=environment)
+    picture = next(programs.parent.rglob("example/pictures/star.png"))
+    words = ("explain", "ckpt=last", f"image={picture}")
+    assert "star.png: " in run(programs / "convlens", *words, cwd=work, env=environment)
 
 
 def test_a_mistake_is_answered_without_make(programs, tmp_path):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytorch_lightning as L
 import torch
+from convlens.callbacks import ExplanationCallback, Looks
 from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.look import Look
 from torch import nn
@@ -17,6 +20,7 @@ from convlens.rundir.maps import Maps, join_maps
 from support.tiny import TINY
 
 NAMES = ("cat", "dog", "emu")
+PICTURE = np.zeros((64, 64, 3), np.uint8)
 
 
 class FakeClock:
@@ -93,3 +97,42 @@ def train_small(callbacks: list[L.Callback], epochs: int = 3) -> Small:
     )  # fmt: skip
     trainer.fit(module, torch.utils.data.DataLoader(data, 4, shuffle=True))
     return module
+
+
+class Work(ExplanationCallback):
+    """Units that take ``cost`` seconds each, on a clock of the test.
+
+    A part of several units is not slower for each of them, as on a real device.
+    """
+
+    def __init__(self, clock: FakeClock, cost: float, units: int = 40):
+        super().__init__(batch=16)
+        self.clock, self.cost, self.units = clock, cost, units
+        self.parts: list[list[int]] = []
+
+    def pictures(self, look: Look):
+        look.pace.note("pass", 1, 0.01)  # measured before, at no cost here
+        parts = []
+        for part in look.pieces(self.name, self.units, batch=self.batch, passes=5.0):
+            self.clock.spend(self.cost * (part.stop - part.start))
+            parts.append(part.stop - part.start)
+            yield f"picture/{part.start}", PICTURE
+        self.parts.append(parts)
+
+
+class OtherWork(Work):
+    """The same, as another kind of work."""
+
+
+def look_after_epochs(looks: Looks, clock: FakeClock, epochs: int, seconds: float) -> list[float]:
+    """Let them look after epochs of some seconds; return what each look took."""
+    trainer = SimpleNamespace(is_global_zero=True, loggers=[], callbacks=[], datamodule=None)
+    module, taken = Small(), []
+    for epoch in range(epochs):
+        looks.ledger.begin_epoch()
+        clock.spend(seconds)
+        looks.ledger.end_epoch(epoch)
+        began = clock.now
+        looks.look(trainer, module, looks.order, epoch + 1)
+        taken.append(clock.now - began)
+    return taken

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from support.places import ROOT
@@ -43,19 +44,47 @@ def build_wheel(source: Path, folder: Path) -> Path:
     return wheel
 
 
+def create_environment(folder: Path) -> Path:
+    """Create an empty environment, and return its folder of programs."""
+    run(*UV, "venv", "--python", sys.executable, folder)
+    return folder / ("Scripts" if os.name == "nt" else "bin")
+
+
+def find_packages(programs: Path) -> Path:
+    """Return the folder into which an environment's packages are installed."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return Path(run(programs / "python", "-c", code).strip())
+
+
 def make_environment(folder: Path, wheel: Path) -> Path:
     """Make an environment of the wheel, and return its folder of programs.
 
     It sees this environment's libraries through a ``.pth`` file, because installing torch takes
     gigabytes. This checkout's own package, which is installed there in editable form, is not seen.
     """
-    run(*UV, "venv", "--python", sys.executable, folder)
-    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    programs = create_environment(folder)
     run(*UV, "pip", "install", "--no-deps", "--python", programs / "python", wheel)
-    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = Path(run(programs / "python", "-c", code).strip())
     libraries = [path for path in sys.path if path.endswith("site-packages")]
-    (packages / "libraries.pth").write_text("\n".join(libraries) + "\n", encoding="utf-8")
+    file = find_packages(programs) / "libraries.pth"
+    file.write_text("\n".join(libraries) + "\n", encoding="utf-8")
+    return programs
+
+
+def make_whole_environment(folder: Path, wheel: Path) -> Path | None:
+    """Make an environment of the wheel and all that it asks for; return its folder of programs.
+
+    The packages are links into uv's cache, which ``make setup`` fills: nothing is downloaded, and
+    no gigabytes are copied. None if the cache lacks a package.
+    """
+    programs = create_environment(folder)
+    backend = ("--torch-backend", "cpu") if version("torch").endswith("+cpu") else ()
+    command = [*UV, "pip", "install", "--offline", "--link-mode", "symlink", *backend,
+               "--python", programs / "python", "--constraints", ROOT / "requirements.lock",
+               wheel]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and "disabled" in done.stderr:  # the network, by --offline
+        return None
+    assert done.returncode == 0, done.stderr
     return programs
 
 

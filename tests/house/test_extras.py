@@ -1,0 +1,86 @@
+"""The tests that need packages which `make setup` leaves out, in an environment that has them.
+
+The extra ``dev`` has no tracker, no Gradio and no datasets: MLflow brings pandas and scipy, which
+torchmetrics would import at every start.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from support.places import ROOT
+from support.wheel import UV, create_environment, find_packages
+
+pytestmark = pytest.mark.slow
+EXTRAS = ("wandb", "mlflow", "trackio", "serve", "huggingface")
+MODULES = ("wandb", "mlflow", "trackio", "gradio", "datasets", "sklearn.metrics")
+NO_BROWSER = "no browser is installed"
+
+
+def find_tests(module: str) -> set[str]:
+    """Return the tests that are skipped without a module: functions, or whole files."""
+    found = set()
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        text = file.read_text(encoding="utf-8")
+        if file == Path(__file__) or not is_asked_for(module, text):
+            continue
+        functions = [each for each in ast.parse(text).body if isinstance(each, ast.FunctionDef)]
+        names = [
+            each.name for each in functions
+            if is_asked_for(module, ast.get_source_segment(text, each))
+        ]  # fmt: skip
+        only_tests = names and all(name.startswith("test_") for name in names)
+        found |= {f"{file}::{name}" for name in names} if only_tests else {str(file)}
+    return found
+
+
+def is_asked_for(module: str, text: str) -> bool:
+    return "importorskip(" in text and f'"{module}"' in text
+
+
+def list_requirements() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    learn = [each for each in extras["proofs"] if re.match(r"scikit-learn\b", each)]
+    return [*learn, *(each for name in EXTRAS for each in extras[name])]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory) -> Path:
+    """An environment over this one, in which this checkout is convlens too."""
+    programs = create_environment(tmp_path_factory.mktemp("extras") / "env")
+    command = [*UV, "pip", "install", "--quiet", "--python", programs / "python",
+               "--constraints", ROOT / "requirements.lock", *list_requirements()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 2 and "Failed to fetch" in done.stderr:
+        pytest.skip(f"the package index cannot be reached: {done.stderr.splitlines()[-1].strip()}")
+    assert done.returncode == 0, done.stderr
+    libraries = [path for path in sys.path if path.endswith("site-packages")]
+    lines = [f"import site; site.addsitedir({path!r})\n" for path in libraries]
+    (find_packages(programs) / "libraries.pth").write_text("".join(lines), encoding="utf-8")
+    return programs / "python"
+
+
+def test_the_tests_that_lack_an_extra_pass_with_it(python, tmp_path):
+    tests = {module: find_tests(module) for module in MODULES}
+    assert all(tests.values()), tests
+    environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    done = subprocess.run(
+        [python, "-m", "pytest", "-m", "slow or not slow", "-p", "no:cacheprovider", "-n0",
+         f"--basetemp={tmp_path / 'base'}", f"--junitxml={tmp_path / 'results.xml'}",
+         *sorted(set.union(*tests.values()))],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1800,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-10000:]
+    results = ElementTree.parse(tmp_path / "results.xml")
+    skipped = {each.get("message") for each in results.iter("skipped")}
+    assert all(NO_BROWSER in reason for reason in skipped), skipped

@@ -223,9 +223,9 @@ def test_places_are_cached_and_learned_again_for_other_images(monkeypatch):
     from convlens.explain import attention_recorder
 
     model, learned = lively_network(PLAIN["vit"]), []
-    tracker = attention_recorder.TokenTracker
+    tracker = attention_recorder.AxisTracker
     monkeypatch.setattr(
-        attention_recorder, "TokenTracker", lambda images: learned.append(1) or tracker(images)
+        attention_recorder, "AxisTracker", lambda images: learned.append(1) or tracker(images)
     )
     first = record(model)
     again = record(model)

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from convlens.explain.axes import Tokens
+from convlens.explain.axes import AxisTracker, Tokens
 from convlens.explain.axis_rules import CHANNELS, get_labels
-from convlens.explain.token_axes import TokenTracker
 from convlens.explain.windows import Windows, find_windows
 
 _SOFTMAXES = {"softmax", "special_softmax"}
@@ -103,7 +102,7 @@ class Recorder(TorchFunctionMode):
         self.found: list[Recorded] = []
         self.blocks: list[Block | None] = []
         self.unread: list[str] = []
-        self._tracker: TokenTracker | None = None
+        self._tracker: AxisTracker | None = None
         self._running = False
         self._calls: list[tuple[str, int]] = []  # running calls: path, attentions before it
         self._inputs: list[Tensor] = []  # of all modules so far, while places are learned
@@ -138,7 +137,7 @@ class Recorder(TorchFunctionMode):
         for store in (self._calls, self._inputs, self.blocks, self.unread, self._waiting):
             store.clear()
         self.found, self._matched, self._running = [], set(), True
-        self._tracker = TokenTracker(images) if learn else None
+        self._tracker = AxisTracker(images) if learn else None
         try:
             with self._tracker or nullcontext(), self:
                 output = self.model(images)
@@ -257,7 +256,7 @@ class Recorder(TorchFunctionMode):
 
 
 def _find_places(
-    tracker: TokenTracker,
+    tracker: AxisTracker,
     weights: Tensor,
     values: Tensor | None,
     inputs: list[Tensor],
@@ -296,27 +295,22 @@ def _find_places(
     return Places(reason="it is not known where the positions it attends to lie")
 
 
-def _find_maps(tracker: TokenTracker, source: Tensor) -> Callable[[Tensor], Tensor] | None:
+def _find_maps(tracker: AxisTracker, source: Tensor) -> Callable[[Tensor], Tensor] | None:
     """Return the function from a tensor like ``source`` to maps ``(B, C, h, w)``, if it holds any.
 
-    Maps, or tokens ``(B, L, C)`` that are all patches.
+    Maps, or tokens that are all patches.
     """
-    order = tracker.layout(source).map_order
-    if order is not None:
-        return lambda each: each.permute(order)
-    axes = tracker.axes(source)
-    tokens = tracker.tokens(source, 1) if source.dim() == 3 else None
-    if tokens is None or tokens.prefix or tokens.suffix or not get_labels(axes[0]) <= {"B"}:
-        return None
-    return lambda each: each.mT.unflatten(2, (tokens.height, tokens.width))
+    layout = tracker.layout(source)
+    has_others = layout.tokens is not None and (layout.tokens.prefix or layout.tokens.suffix)
+    return layout.channels_first if layout.is_map and not has_others else None
 
 
 def _split_heads(first, shape: torch.Size) -> Sequence[int]:
     """Return ``(B, heads, N, M)`` of weights whose first axis holds images, and heads in 3D."""
     if len(shape) == 4:
         return shape
-    batch = [size for label, size in first if label == "B"]
-    if len(shape) != 3 or len(batch) > 1 or (batch and first[0][0] != "B"):
+    batch = [atom.size for atom in first if atom.label == "B"]
+    if len(shape) != 3 or len(batch) > 1 or (batch and first[0].label != "B"):
         return ()
     images = batch[0] if batch else 1
     return (images, shape[0] // images, *shape[1:])

@@ -27,6 +27,7 @@ class Atom(NamedTuple):
         stride: rows (or columns) of the whole height (or width) in one step.
         extent: whole height (or width); 0 for other labels.
         shift: by how many rows (or columns) the height (or width) was rolled.
+        padded: whether rows (or columns) beyond the image were added, so that places have moved.
     """
 
     label: str | Joined | None
@@ -34,6 +35,7 @@ class Atom(NamedTuple):
     stride: int = 1
     extent: int = 0
     shift: int = 0
+    padded: bool = False
 
 
 Axis = tuple[Atom, ...]
@@ -94,7 +96,12 @@ def is_coherent(axis: Axis) -> bool:
 
 
 def is_whole(axis: Axis) -> bool:
-    """Return whether the axis is the whole height or width in its order, or has size one."""
+    """Return whether the axis is the height or width of the image, or has size one."""
+    return is_undivided(axis) and not (axis and axis[0].padded)
+
+
+def is_undivided(axis: Axis) -> bool:
+    """Return whether the axis is the whole height or width in its order, even if it was padded."""
     if not axis:
         return True
     atom = axis[0]
@@ -144,13 +151,21 @@ def regroup(axes: Axes, shape: Sequence[int]) -> Axes | None:
 
 
 def resize_axis(axis: Axis, size: int) -> Axis:
-    """Return an axis after pooling, padding or interpolation: of another size, in its place."""
+    """Return an axis after a convolution, pooling or interpolation: of another size, in place."""
     if get_size(axis) == size:
         return axis
     labels = get_labels(axis)
-    if labels <= SPATIAL and not is_whole(axis):
+    if labels <= SPATIAL and not is_undivided(axis):
         return make_axis(None, size)
     return make_axis(next(iter(labels)) if len(labels) == 1 else None, size)
+
+
+def pad_axis(axis: Axis, size: int) -> Axis:
+    """Return an axis after zeros were added at its ends."""
+    padded = resize_axis(axis, size)
+    if padded != axis and get_labels(padded) <= SPATIAL:
+        return tuple(atom._replace(padded=True) for atom in padded)
+    return padded
 
 
 def slice_axis(axis: Axis, start: int, stop: int, step: int = 1) -> Axis:
@@ -172,7 +187,7 @@ def slice_axis(axis: Axis, start: int, stop: int, step: int = 1) -> Axis:
                 pieces.append(slice_axis(part, first, last))
             offset += length
         return join_axes(pieces)
-    if len(axis) == 1 and is_whole(axis) and axis[0].label in SPATIAL:
+    if len(axis) == 1 and is_undivided(axis) and axis[0].label in SPATIAL:
         # every step-th row is a coarser map; a crop is a map, too
         return make_axis(axis[0].label, size)
     return make_axis(None, size)

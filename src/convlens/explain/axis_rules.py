@@ -27,6 +27,7 @@ from convlens.explain.axis_atoms import (
     join_axes,
     make_axes,
     make_axis,
+    pad_axis,
     regroup,
     remove_atoms,
     resize_axis,
@@ -36,7 +37,7 @@ from convlens.explain.axis_atoms import (
 
 # operations, besides pointwise ones, that keep every axis in its place but may change its size
 _KEEPING = {
-    "clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "constant_pad_nd", "glu",
+    "clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "glu",
     "cumsum",
     "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
     "native_dropout", "_softmax", "_log_softmax", "softmax", "log_softmax", "native_layer_norm",
@@ -88,6 +89,8 @@ def follow_axes(
         return [
             _keep(known[0], each.shape) if each.dim() == len(known[0]) else None for each in outputs
         ]
+    if name == "constant_pad_nd" and known[0] is not None:
+        return [tuple(pad_axis(axis, n) for axis, n in zip(known[0], shape, strict=True))]
     if name in _CUTTING and known[0] is not None:
         return _cut(name, args, given[0], known[0], outputs)
     return _rearrange(name, args, given, known, outputs)

@@ -301,5 +301,5 @@ def test_a_look_need_not_find_the_layers_that_were_found_before_training(drawn, 
     callback.attach(look.probes, look.class_names, None, 0)
     callback.select_layers(look.network, look.example)
     monkeypatch.setattr(module_under_test, "find_logits_layer", None)
-    monkeypatch.setattr(layers_module, "_trace", None)
+    monkeypatch.setattr(layers_module, "trace", None)
     assert len(list(callback.pictures(look))) == 1 + len(drawn) == 4

@@ -128,20 +128,26 @@ class Layouts:
                 ):
                     self._layouts = {name: layouts[name] for name in self.modules}
                     return result
-        # with a single image, nothing tells the axis of the batch from others of size one
-        tracked = images.repeat(2, 1, 1, 1) if len(images) == 1 else images
-        self._tracker = AxisTracker(tracked)
+        result = self._track(forward, images)
+        if len(images) == 1 and any(each.layout.order is None for each in self._layouts.values()):
+            # with a single image, nothing tells the axis of the batch from others of size one
+            self._track(forward, images.repeat(2, 1, 1, 1))
+            return self._run_pass(forward, images)
+        return result
+
+    def _track(self, forward: Callable[[Tensor], Result], images: Tensor) -> Result:
+        """Run a pass in which the axes are tracked, and learn the layouts of the layers."""
+        self._tracker = AxisTracker(images)
         try:
-            result = self._run_pass(forward, tracked)
+            result = self._run_pass(forward, images)
             self._layouts = {
-                name: self._learn(name, self._tracker, tracked.shape) for name in self._seen
+                name: self._learn(name, self._tracker, images.shape) for name in self._seen
             }
         finally:
             self._tracker = None
         if result is not None:  # after a pass that ended early, the readers are not known
             _CACHE.setdefault(self.model, {}).update(self._layouts)
-        # a tracked pass is rounded differently, because torch composes some of its operations
-        return self._run_pass(forward, images)
+        return result
 
     def _run_pass(self, forward: Callable[[Tensor], Result], images: Tensor) -> Result:
         self._seen.clear()

@@ -136,7 +136,7 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
             tracker.watch(name, output)
 
     with explaining(model), torch.no_grad(), ExitStack() as hooks:
-        # two images: see convlens.explain.layouts.Layouts.follow
+        # two images, because nothing tells a batch of one from other axes of size one
         images = prepare_images(model, example[:1]).repeat(2, 1, 1, 1)
         tracker = AxisTracker(images)
         for name, module in model.named_modules():

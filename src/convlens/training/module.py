@@ -22,8 +22,10 @@ from convlens.config.schema import (
 )
 from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
+from convlens.models.adapters import add_adapters
 from convlens.training.averaging import KEY, WeightAverage, choose_rule
 from convlens.training.compiling import compile_in_place
+from convlens.training.finetune.groups import list_optimizer_groups
 from convlens.training.finetune.schedule import Phase, build_schedule
 from convlens.training.metrics import EpochMetrics
 from convlens.training.multi_label import MultiLabelMetrics
@@ -90,6 +92,9 @@ class ClassifierModule(L.LightningModule):
             class_names=class_names,
             pretrained=pretrained,
         ).to(memory_format=torch.channels_last)
+        if finetune.lora is not None:
+            example = torch.zeros(1, data.channels, data.size, data.size)
+            add_adapters(self.model, finetune.lora, example)
         self.objective = Objective(
             training.loss, training.label_smoothing, training.class_weights,
             training.focal_gamma or 0.0,
@@ -147,11 +152,8 @@ class ClassifierModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer over all groups, frozen ones too, so that any checkpoint fits."""
-        parameters = dict(self.model.named_parameters())
-        groups = [
-            {"name": group.name, "params": [parameters[name] for name in group.parameters]}
-            for group in self.schedule.groups.values()
-        ]
+        decayed = getattr(self.optimizer_config, "decayed", None)
+        groups = list_optimizer_groups(self.schedule.groups.values(), self.model, decayed)
         return build_optimizer(self.optimizer_config, groups, fused=self._may_fuse())
 
     def _may_fuse(self) -> bool:

@@ -33,6 +33,32 @@ TINY = [
 ]
 """Words that make a run of ``shapes`` last a second."""
 
+TINY_VIT = [
+    "exp=scratch_vit",
+    "model=timm",
+    "model.name=vit_tiny_patch16_224",
+    "model.weights=none",
+    "model.options.patch_size=4",
+    "model.options.embed_dim=16",
+    "model.options.depth=2",
+    "model.options.num_heads=2",
+    "data.pictures=60",
+    "data.size=16",
+    "training.batch_size=8",
+    "precision=32",
+    "trainer=cpu",
+    "probes.count=3",
+]
+"""The same for a vision transformer of 16 tokens."""
+
+RANDOM_ATTENTION = [
+    "model.options.drop_path_rate=0.3",
+    "model.options.attn_drop_rate=0.2",
+    "model.options.proj_drop_rate=0.1",
+    "model.head.dropout=0.1",
+]
+"""Words that make every part of the network of ``TINY_VIT`` draw random numbers."""
+
 TWO_UNFREEZES = [
     "model.batch_norm=true",
     "data.pictures=100",

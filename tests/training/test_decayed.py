@@ -49,6 +49,33 @@ def test_by_default_everything_is_decayed():
 
 
 @pytest.mark.parametrize(
+    ("name", "options", "spared"),
+    [
+        (
+            "vit_tiny_patch16_224",
+            ["depth=1", "num_heads=2", "patch_size=8"],
+            {"embed.cls_token", "embed.pos_embed"},
+        ),
+        (
+            "swin_tiny_patch4_window7_224",
+            ["depths=[1,1]", "num_heads=[2,2]", "patch_size=2", "window_size=4"],
+            {f"layers.{n}.blocks.0.attn.relative_position_bias_table" for n in (0, 1)},
+        ),
+    ],
+)
+def test_a_divided_network_of_timm_still_names_what_is_left_out(name, options, spared):
+    words = ["model=timm", f"model.name={name}", "model.weights=none", "data.size=32"]
+    words += [f"model.options.{option}" for option in ["embed_dim=16", *options]]
+    words += ["optimizer=adamw", "optimizer.decayed=matrices"]
+    module = build_module(compose(words), list("abc"))
+    groups = module.configure_optimizers().param_groups
+    left_out = {id(p) for group in groups if not group["weight_decay"] for p in group["params"]}
+    matrices = {name: p for name, p in module.model.named_parameters() if p.ndim > 1}
+    found = {name for name, value in matrices.items() if id(value) in left_out}
+    assert found == {f"backbone.{name}" for name in spared}
+
+
+@pytest.mark.parametrize(
     ("optimizer", "factor"),
     [
         ("adamw", 1 - 0.1 * 0.5),

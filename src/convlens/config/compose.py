@@ -53,6 +53,9 @@ PATH_KEYS = (
     "run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "data.annotations",
     "data.class_names", "model.weights", "logger.mlflow.uri", "logger.trackio.dir",
 )  # fmt: skip
+# tables with any names: those of groups, and of the arguments of timm's constructors
+OPTIONS = "model.options"
+FREE_TABLES = ("finetune", OPTIONS)
 # by the type of the default: the types that a value may have, and their description
 KINDS = {
     bool: (bool, "true or false"),
@@ -85,7 +88,10 @@ def compose(words: list[str]) -> Config:
         plain = _compose_plain(picks, path)
         added = _find_added_keys(values, plain, [*known, "exp", "config_dir"])
         _check_nulls(values)
-        raw = {key for key, text in values.items() if _parse_override(key, text) is None}
+        raw = {
+            key for key, text in values.items()
+            if _is_option(key) or _parse_override(key, text) is None
+        }  # fmt: skip
         overrides = [
             f"{'+' if key in added else ''}{key}={values[key]}" for key in values if key not in raw
         ]
@@ -155,10 +161,15 @@ def _find_added_keys(values: dict[str, str], plain: dict, more: list[str]) -> se
     own = typed | {key.rpartition(".")[0] for key, _ in find_own_targets(plain)}
     unknown = {key for key in values if key not in keys}
     for key in unknown:
-        if find_owner(key, own) is None:
+        if find_owner(key, own) is None and not (_is_option(key) and OPTIONS in keys):
             answer = advice(f"{key}={values[key]}") or nearest(key, [*keys, *more])
             raise UserError(f"{key}: no such key; {answer}")
     return unknown
+
+
+def _is_option(key: str) -> bool:
+    """Return whether a key is the table of a network's options, or one of them."""
+    return f"{key}.".startswith(f"{OPTIONS}.")
 
 
 def _check_nulls(values: dict[str, str]) -> None:
@@ -247,7 +258,12 @@ def _parse_override(key: str, text: str) -> Override | None:
 
 
 def _parse_raw(key: str, text: str) -> Any:
-    """Parse a value that does not fit Hydra's grammar: a list is YAML, anything else is text."""
+    """Parse a value that Hydra does not set.
+
+    If it does not fit Hydra's grammar, a list is YAML, and anything else is text.
+    """
+    if (override := _parse_override(key, text)) is not None:
+        return override.value()
     if key in PATH_KEYS or text[:1] != "[":
         return text
     try:
@@ -305,8 +321,7 @@ def _merge_table(key: str, before: Any, value: Any) -> Any:
     if not isinstance(before, dict) or not isinstance(value, dict):
         return value
     for name in value:
-        # finetune.groups accepts any names
-        if name not in before and not key.startswith("finetune"):
+        if name not in before and not key.startswith(FREE_TABLES):
             raise UserError(f"{key}.{name}: no such key; {nearest(str(name), before)}")
     return {**before, **value}
 

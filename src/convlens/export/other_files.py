@@ -18,7 +18,8 @@ from convlens.core.errors import UserError
 from convlens.export.facts import Facts
 from convlens.models import Classifier
 from convlens.models.normalise import Normalise
-from convlens.models.timm_networks import OwnHead, check_name, create, read_timm_config
+from convlens.models.timm_networks import check_name, create, read_timm_config
+from convlens.models.timm_parts import OwnHead
 
 METADATA = "metadata.json"  # in a torch.export program
 # names of modules in a head that averages the feature map and multiplies it, see models.head
@@ -115,8 +116,9 @@ def build_timm_network(network: Classifier, name: str) -> nn.Module:
 
 def _rename_backbone(network: Classifier) -> dict[str, Tensor]:
     """Return the tensors of the backbone by the names that they have in timm's network."""
-    is_whole = network.backbone.link_names == ("",)
-    prefix = "network." if is_whole else ""
+    prefix = next(
+        (f"{each}." for each in ("network", "embed") if hasattr(network.backbone, each)), ""
+    )
     return {key.removeprefix(prefix): value for key, value in network.backbone.state_dict().items()}
 
 

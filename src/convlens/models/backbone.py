@@ -12,40 +12,57 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
+from convlens.models.features import MAPS, FeatureLayout
 from convlens.models.pooled import run_pooled
 from convlens.models.winograd import LEAST_CHANNELS, FrozenChain
 
 
 class Backbone(nn.Module):
-    """Computes a feature map (B, C', h, w) from normalised images (B, C, H, W).
+    """Computes features, such as a map (B, C', h, w), from normalised images (B, C, H, W).
 
     Args:
         parts: children by name; parameter names start with these names.
-        links: paths of the modules that make up the forward pass, one after the other; None if
-            the network is not such a chain.
-        stages: names of the links that are stages, in order; schedules and the choice of layers
-            to explain refer to them.
-        whole: forward pass of a network that is not a chain; called with this module.
+        links: paths of the modules that make up the forward pass, one after the other; a network
+            that is not such a chain is one link.
+        stages: names of the links that are stages, or of modules in a link, in order; schedules and
+            the choice of layers to explain refer to them.
+        order: paths of modules in the order of their calls, for ``find_stage``; None for the links.
 
     Attributes:
-        link_names: the links; ``("",)`` if the network is not a chain.
+        link_names: the links.
         stage_names: the stages.
+        layout: how the output lies.
+        settings: what else than the weights determines the output, as text; for caches.
     """
 
     def __init__(
         self,
         parts: Mapping[str, nn.Module],
         *,
-        links: Sequence[str] | None,
+        links: Sequence[str],
         stages: Sequence[str],
-        whole: Callable[[nn.Module, Tensor], Tensor] | None = None,
+        order: Sequence[str] | None = None,
     ):
         super().__init__()
         for name, part in parts.items():
             self.add_module(name, part)
-        self.link_names = ("",) if links is None else tuple(links)
+        self.link_names = tuple(links)
         self.stage_names = tuple(stages)
-        self._whole = whole
+        self._order = self.link_names if order is None else tuple(order)
+        self.layout = MAPS
+        self.settings = ""
+
+    def append(self, name: str, part: nn.Module, layout: FeatureLayout) -> None:
+        """Add a last link without parameters.
+
+        Args:
+            name: its name.
+            part: computes the new output from the present one.
+            layout: how the new output lies.
+        """
+        self.add_module(name, part)
+        self.link_names += (name,)
+        self.layout = layout
 
     def forward(self, images: Tensor) -> Tensor:
         return self.run(images, 0, len(self.link_names))
@@ -61,12 +78,8 @@ class Backbone(nn.Module):
                 gradients are bit-identical.
         """
         for link in self.link_names[start:stop]:
-            if not link:
-                values = self._whole(self, values)
-            elif fast:
-                values = run_pooled(self.get_submodule(link), values)
-            else:
-                values = self.get_submodule(link)(values)
+            part = self.get_submodule(link)
+            values = run_pooled(part, values) if fast else part(values)
         return values
 
     @torch.no_grad()
@@ -78,7 +91,7 @@ class Backbone(nn.Module):
         """
         chains = _CHAINS.setdefault(self, {})
         if stop not in chains:
-            parts = [self.get_submodule(link) if link else self for link in self.link_names[:stop]]
+            parts = [self.get_submodule(link) for link in self.link_names[:stop]]
             is_faster = all(map(is_chain, parts)) and any(map(_has_large_kernels, parts))
             chains[stop] = FrozenChain(nn.Sequential(*parts)) if is_faster else None
         return chains[stop](images) if chains[stop] else self.run(images, 0, stop)
@@ -102,7 +115,7 @@ class Backbone(nn.Module):
         Args:
             name: name of the parameter in the backbone.
         """
-        places = {link: number for number, link in enumerate(self.link_names)}
+        places = {link: number for number, link in enumerate(self._order)}
         for number, stage in enumerate(self.stage_names):
             if name.startswith(f"{stage}."):
                 return number

@@ -6,9 +6,10 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from convlens.config.schema import OWN_HEAD, ModelConfig, OwnModelConfig
 from convlens.config.targets import instantiate
@@ -23,6 +24,8 @@ from convlens.models.imagenet import select_outputs
 from convlens.models.normalise import build_normalisation
 from convlens.models.scratch import build_scratch
 from convlens.models.state import load_weights
+from convlens.models.timm_head import build_timm_head, pool_tokens
+from convlens.models.timm_parts import OwnHead, take_part
 from convlens.models.weights import WeightsFile, find_weights
 
 log = logging.getLogger("convlens")
@@ -42,6 +45,8 @@ class _Parts:
     timm_name: str | None = None
     default: str = "imagenet"
     own_normalisation: tuple | None = None
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    build_new_head: Callable[[int], nn.Module] | None = None  # None: from a map (C, h, w)
 
 
 def build_model(
@@ -78,7 +83,7 @@ def build_model(
         )
     own = spec.head == OWN_HEAD
     head_outputs = _choose_outputs(spec, outputs, class_names) if own else None
-    parts = _build_parts(name, size, own)
+    parts = _build_parts(spec, size, own)
     weights = None
     if pretrained:
         weights = find_weights(parts.network, spec.weights, timm_name=parts.timm_name, whole=own)
@@ -86,17 +91,20 @@ def build_model(
             raise UserError("model.head=imagenet needs weights; try model.weights=auto")
     if weights and not weights.earlier_run:
         note = load_weights(
-            parts.target, weights, classifier=parts.classifier, prefixes=parts.prefixes
-        )
+            parts.target, weights, classifier=parts.classifier, prefixes=parts.prefixes,
+            whole=own, convert=parts.convert,
+        )  # fmt: skip
         weights = replace(weights, note=note or "")
     of_weights = (weights.mean, weights.std) if weights else parts.own_normalisation
     normalise = build_normalisation(spec.normalisation, 3, of_weights, parts.default)
-    shape = _compute_shape(parts.backbone, name, size)
     if own:
         top = parts.own_head()
         if head_outputs is not None:
             top = nn.Sequential(OrderedDict(network=top, classes=Select(head_outputs)))
+    elif parts.build_new_head:
+        top = parts.build_new_head(outputs)
     else:
+        shape = _compute_shape(parts.backbone, name, size)
         top = build_head(shape, outputs, spec.head, spec.activation)
         initialise(top, spec.initialisation)
     classifier = Classifier(normalise, parts.backbone, top)
@@ -249,7 +257,8 @@ def _compute_own_shape(
     )
 
 
-def _build_parts(name: str, size: int, own: bool) -> _Parts:
+def _build_parts(spec: ModelConfig, size: int, own: bool) -> _Parts:
+    name = spec.name
     if name == "vgg16":
         network = vgg16.build_network() if own else None
         features = network.features if own else vgg16.build_convolutions()
@@ -261,26 +270,29 @@ def _build_parts(name: str, size: int, own: bool) -> _Parts:
             prefixes=() if own else ("features.",),
             network="vgg16",
         )
-    network = timm_networks.create(name, IMAGENET_CLASSES if own else 0)
-    backbone, unused = timm_networks.build_backbone(network, name, size)
+    if name == "inception_v3" and size < 75:
+        raise too_small_error(name, size, 75)
+    classes = IMAGENET_CLASSES if own else 0
+    network, division = timm_networks.build_parts(name, classes, size, spec.options)
     settings = timm_networks.read_timm_config(name)
     top = settings.get("classifier") or ()
     tops = (top,) if isinstance(top, str) else tuple(top)
+    pooling = None if own else pool_tokens(division, spec)
     return _Parts(
-        backbone,
-        lambda: timm_networks.OwnHead(network, unused),
+        division.backbone,
+        lambda: take_part(network, OwnHead, division.rest),
         target=network,
         classifier=(*(f"{prefix}." for prefix in tops), "AuxLogits."),
         network="inception_v3" if name == "inception_v3" else "timm",
         timm_name=name,
         own_normalisation=(settings["mean"], settings["std"]),
+        convert=partial(timm_networks.convert_weights, network),
+        build_new_head=lambda count: build_timm_head(network, division, pooling, count, spec),
     )
 
 
 def _compute_shape(backbone: Backbone, name: str, size: int) -> tuple[int, ...]:
     """Return the feature map's shape; if images are too small, the error states the minimum."""
-    if name == "inception_v3" and size < 75:
-        raise too_small_error(name, size, 75)
     try:
         shape = feature_shape(backbone, 3, size)
     except (RuntimeError, ValueError):

@@ -30,8 +30,9 @@ class Select(nn.Module):
 
 
 def build_head(
-    shape: tuple[int, ...], outputs: int, spec: HeadConfig, activation: str
-) -> nn.Sequential:
+    shape: tuple[int, ...], outputs: int, spec: HeadConfig, activation: str,
+    *, map_norm: nn.Module | None = None, vector_norm: nn.Module | None = None,
+) -> nn.Sequential:  # fmt: skip
     """Build the head: flatten or average, dropout, dense layers, logits.
 
     Args:
@@ -40,6 +41,8 @@ def build_head(
         spec: the config group ``model.head``; ``pool: flatten`` keeps every position, ``average``
             averages over space (Lin et al. 2013).
         activation: name of the activation after each hidden dense layer.
+        map_norm: a norm of (B, C, h, w), computed after the average.
+        vector_norm: a norm of (B, C), computed after the average.
 
     Returns:
         A network from (B, C, H, W) to (B, outputs).
@@ -54,7 +57,19 @@ def build_head(
         features = shape[0]
     else:
         features = math.prod(shape)
+    if map_norm is not None:
+        layers["norm"] = map_norm
     layers["flatten"] = nn.Flatten()
+    if vector_norm is not None:
+        layers["norm"] = vector_norm
+    return add_dense(layers, features, outputs, spec, activation)
+
+
+def add_dense(
+    layers: OrderedDict[str, nn.Module], features: int, outputs: int, spec: HeadConfig,
+    activation: str,
+) -> nn.Sequential:  # fmt: skip
+    """Return a head of ``layers``, which give (B, features), dropout, dense layers and logits."""
     if spec.dropout:
         layers["dropout"] = nn.Dropout(spec.dropout)
     for number, units in enumerate(spec.hidden, start=1):

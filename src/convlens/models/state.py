@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +33,8 @@ def load_weights(
     *,
     classifier: tuple[str, ...],
     prefixes: tuple[str, ...] = (),
+    whole: bool = True,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> str | None:
     """Fill ``model`` from a ``.pth`` or ``.safetensors`` file of the whole network or its base.
 
@@ -43,8 +45,11 @@ def load_weights(
     Args:
         model: a network with the library's keys.
         file: an object with the ``path`` of the file.
-        classifier: prefixes of the keys of the classifier, ignored if the model has none.
+        classifier: prefixes of the keys of the classifier.
         prefixes: prefixes that all keys of the model may have in the file.
+        whole: whether the classifier is filled too.
+        convert: changes names and shapes of a file's tensors to those of the model, if they
+            differ; the library's own function.
 
     Returns:
         One line about what was unwrapped; None for a plain file.
@@ -54,9 +59,15 @@ def load_weights(
             missing, unexpected and misshapen keys.
     """
     state, inside = extract_weights(read_content(file.path), file.path)
-    tensors = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
+    tensors = {
+        k: v for k, v in model.state_dict().items()
+        if not k.endswith(COUNTER) and (whole or not k.startswith(classifier))
+    }  # fmt: skip
     state = {k: v for k, v in state.items() if not k.endswith(COUNTER)}
     state, steps, others = _unwrap(state, tensors, classifier, prefixes, file.path)
+    if convert and not all(k in state and state[k].shape == v.shape for k, v in tensors.items()):
+        state, step = _convert(state, tensors, convert)
+        steps += step
     check_keys(tensors, state, file.path, classifier)
     fill_weights(tensors, state, file.path)
     steps = [f"out of {' / '.join(inside)}"] * bool(inside) + steps
@@ -112,6 +123,23 @@ def _unwrap(
     others = [k for k in state if not k.startswith((prefix, *(wrapper + c for c in classifier)))]
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return state, steps, others
+
+
+def _convert(
+    state: dict[str, Tensor], tensors: dict[str, Tensor],
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> tuple[dict[str, Tensor], list[str]]:  # fmt: skip
+    """Return the converted tensors, and the step taken; as they are if they cannot be converted."""
+    try:
+        result = {k: v for k, v in convert(dict(state)).items() if isinstance(v, Tensor)}
+    except Exception:  # the library meets a file of another network: the keys are reported later
+        return state, []
+    resized = [
+        k for k in tensors if k in state and k in result and state[k].shape != result[k].shape
+    ]
+    if resized:
+        return result, [f"with {_join_some(resized)} resized by timm to this image size"]
+    return result, ["with timm's names"]
 
 
 def _find_wrapper_chains(state: dict[str, Tensor]) -> set[str]:

@@ -1,18 +1,24 @@
-"""Any convolutional network of timm as a backbone, with its own classifier as a head."""
+"""The networks of timm: their names, constructors, options and input sizes."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from functools import cache
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
-from convlens.core.evaluation import evaluation_mode
-from convlens.models.backbone import Backbone, find_minimum_size, too_small_error
+from convlens.models.backbone import find_minimum_size, too_small_error
+from convlens.models.timm_parts import FAILURES, Division, divide
+
+REACH = 64  # pixels below and above a size within which a valid one is looked for
+# arguments of constructors that other keys of the config determine
+RESERVED = {"self", "num_classes", "in_chans", "cfg", "device", "dtype", "kwargs"}
 
 
 @cache
@@ -38,23 +44,56 @@ def check_name(name: str) -> None:
         )
 
 
-def create(name: str, classes: int) -> nn.Module:
+def create(
+    name: str, classes: int, *, size: int | None = None, options: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Build timm's network with random weights.
 
     Args:
         name: timm's name, with or without the tag of its weights (``resnet18.a1_in1k``).
         classes: 0 for no classifier.
+        size: image edge in pixels, for networks that are built for one size; None for timm's own.
+        options: further arguments of timm's constructor, ``model.options``.
 
     Raises:
-        UserError: timm has no such network; the error suggests similar names.
+        UserError: timm has no such network or option, or cannot build it.
     """
+    check_name(name)
+    options = dict(options or {})
+    if options:
+        _check_options(name, options)
+    try:
+        return _construct(name, classes, size, options)
+    except FAILURES as error:
+        if fixed := next((key for key in options if f"'{key}'" in str(error)), None):
+            raise UserError(
+                f"model.options.{fixed}: {name} is defined by its own value; choose another network"
+            ) from error
+        if size is not None and _is_buildable(name, options):
+            raise _size_error(name, size, options) from error
+        raise UserError(
+            f"model.name={name}: timm cannot build it ({_first_line(error)})"
+        ) from error
+
+
+def _construct(name: str, classes: int, size: int | None, options: dict[str, Any]) -> nn.Module:
     import timm
 
-    check_name(name)
+    # timm: "if fixed_input_size exists and is True, model takes an img_size arg"
+    is_fixed = read_timm_config(name).get("fixed_input_size")
+    if size is not None and is_fixed and not options.keys() & {"img_size", "dynamic_img_size"}:
+        options = {**options, "img_size": size}
+    return timm.create_model(name, pretrained=False, num_classes=classes, **options)
+
+
+def _is_buildable(name: str, options: dict[str, Any]) -> bool:
+    """Return whether timm builds the network for the size of its own."""
     try:
-        return timm.create_model(name, pretrained=False, num_classes=classes)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"model.name={name}: timm cannot build it ({error})") from error
+        with torch.device("meta"):
+            _construct(name, 0, None, options)
+    except FAILURES:
+        return False
+    return True
 
 
 def read_timm_config(name: str) -> dict:
@@ -64,137 +103,166 @@ def read_timm_config(name: str) -> dict:
     return timm.get_pretrained_cfg(name, allow_unregistered=True).to_dict()
 
 
-def build_backbone(network: nn.Module, name: str, size: int) -> tuple[Backbone, list[str]]:
-    """Build a backbone from the part of ``network`` that computes the feature map.
+def build_parts(
+    name: str, classes: int, size: int, options: Mapping[str, Any] | None
+) -> tuple[nn.Module, Division]:
+    """Build a network for images of a size, and divide it into backbone and classifier.
 
-    Most networks are a chain of their children. This is tested: the children, one after the other,
-    must return the same bits as ``forward_features``. Other networks are not divided.
+    Args:
+        name: timm's name.
+        classes: 0 for no classifier.
+        size: image edge in pixels.
+        options: ``model.options``.
+
+    Returns:
+        timm's network, and its parts, which share its modules.
+
+    Raises:
+        UserError: it is no image classifier, or does not accept images of this size; the error
+            states the nearest sizes that it accepts.
+    """
+    network = create(name, classes, size=size, options=options)
+    if not classes and _lacks_more_than_classifier(network, name):
+        network = create(name, 1, size=size, options=options)
+    for method in ("forward_features", "forward_head"):
+        if not hasattr(network, method):
+            raise UserError(
+                f"model.name={name}: no image classifier, it has no {method}; choose another, such "
+                f"as vit_small_patch16_224 or convnext_tiny"
+            )
+    if not _covers(network, size):
+        raise _size_error(name, size, dict(options or {}))
+    try:
+        division = divide(network, name, size)
+    except FAILURES as error:
+        if isinstance(error, UserError):
+            raise
+        raise _size_error(name, size, dict(options or {}), network, error) from error
+    if min(division.shape) < 1:
+        raise _size_error(name, size, dict(options or {}), network)
+    division.backbone.settings = f"{name} {sorted((options or {}).items())}"
+    return network, division
+
+
+def _lacks_more_than_classifier(network: nn.Module, name: str) -> bool:
+    """Return whether timm left out more than its last layer, such as the norm before it."""
+    top = read_timm_config(name).get("classifier") or ()
+    return any(
+        isinstance(getattr(network, path.partition(".")[0], None), nn.Identity)
+        for path in ((top,) if isinstance(top, str) else top)
+        if "." in path
+    )
+
+
+def convert_weights(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert tensors of a weights file to a network, with timm's function for its family.
+
+    It resamples position embeddings for another image size, and knows the names in the files of
+    the original authors.
 
     Args:
         network: timm's network.
-        name: its name, for messages.
-        size: image edge in pixels.
-
-    Returns:
-        The backbone, which shares its modules with ``network``, and the names of the children it
-        does not use: they belong to the classifier.
-
-    Raises:
-        UserError: it is not a convolutional network, or images are too small for it.
+        state: tensors by name.
     """
-    example = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    module = sys.modules[type(network).__module__]
+    convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+    return convert(state, network) if convert else state
 
-    def features(edge: int) -> Tensor:
-        return network.forward_features(torch.zeros(1, 3, edge, edge))
 
-    not_convolutional = UserError(
-        f"model.name={name}: not a convolutional network; choose one, such as resnet18, "
-        f"efficientnet_b0, convnext_tiny or mobilenetv3_small_100"
-    )
-    if _has_attention(network):
-        raise not_convolutional
-    with torch.no_grad(), evaluation_mode(network):
-        try:
-            with _record_calls(network) as called:
-                expected = network.forward_features(example)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            least = find_minimum_size(features, size)
-            if least is None:
-                raise UserError(f"model.name={name} does not accept images: {error}") from error
-            raise too_small_error(name, size, least) from None
-        if not isinstance(expected, Tensor) or expected.dim() != 4:
-            raise not_convolutional
-        # timm reports networks with channels last
-        if str(getattr(network, "output_fmt", "NCHW")) not in ("NCHW", "Format.NCHW"):
-            raise not_convolutional
-        if expected.shape[1] != network.num_features:
-            raise not_convolutional
-        children = dict(network.named_children())
-        used = list(dict.fromkeys(path.partition(".")[0] for path in called))
-        stages = [info["module"] for info in getattr(network, "feature_info", []) or []]
-        links = _list_links(network, used, stages)
-        parts = {child: children[child] for child in used}
-        backbone = Backbone(parts, links=links, stages=_list_stages(network, links, stages))
-        try:
-            is_chain = torch.equal(backbone(example), expected)
-        except (RuntimeError, TypeError, ValueError):
-            is_chain = False
-        if not is_chain:
-            # a copy without the children of the classifier
-            trunk = copy.copy(network)
-            trunk.__dict__["_modules"] = parts
-            names = [f"network.{stage}" for stage in _list_stages(network, None, stages)]
-            backbone = Backbone(
-                {"network": trunk}, links=None, stages=names, whole=_forward_features
+# --- options
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    """Raise a UserError if the constructor has no such argument."""
+    known = list_options(name)
+    for key in options:
+        if key not in known:
+            raise UserError(
+                f"model.options.{key}: {name} has no such option; {nearest(key, known)}"
             )
-    return backbone, [child for child in children if child not in used]
 
 
-def _forward_features(backbone: nn.Module, images: Tensor) -> Tensor:
-    return backbone.network.forward_features(images)
+@cache
+def list_options(name: str) -> list[str]:
+    """List the arguments of a network's constructor, as ``model.options`` may set them."""
+    with torch.device("meta"):
+        kind = type(_construct(name, 0, None, {}))
+    known: dict[str, None] = {}
+    for base in kind.__mro__:
+        if base is nn.Module:
+            break
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters
+        known |= dict.fromkeys(parameters)
+        if "cfg" in parameters:  # the fields of such a table may be given as arguments
+            table = get_type_hints(base.__init__).get("cfg")
+            known |= {f.name: None for f in fields(table)} if is_dataclass(table) else {}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return sorted(known.keys() - RESERVED)
 
 
-class OwnHead(nn.Module):
-    """timm's classifier: feature map (B, C, h, w) to logits.
-
-    Args:
-        network: timm's network; its ``forward_head`` is called.
-        names: children that only the classifier uses.
-    """
-
-    def __init__(self, network: nn.Module, names: list[str]):
-        super().__init__()
-        for key, value in vars(network).items():  # plain attributes that its methods read
-            if not key.startswith("_") and key != "training":
-                self.__dict__[key] = copy.copy(value)
-        for name in names:
-            self.add_module(name, network.get_submodule(name))
-        self._kind = type(network)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self._kind.forward_head(self, features)
+# --- sizes
 
 
-@contextmanager
-def _record_calls(network: nn.Module) -> Iterator[dict[str, None]]:
-    """Record the paths of modules called inside the ``with``, in order of their first call."""
-    order: dict[str, None] = {}
-    handles = [
-        module.register_forward_pre_hook(lambda *_, path=path: order.setdefault(path))
-        for path, module in network.named_modules()
-        if path
-    ]
-    try:
-        yield order
-    finally:
-        for handle in handles:
-            handle.remove()
+def _covers(network: nn.Module, size: int) -> bool:
+    """Return whether the patches of a network cover images of a size without a remainder."""
+    from timm.layers import PatchEmbed
+
+    patches = [each for each in network.modules() if isinstance(each, PatchEmbed)]
+    return not any(size % edge for each in patches[:1] for edge in each.patch_size)
 
 
-def _has_attention(network: nn.Module) -> bool:
-    names = {type(module).__name__.lower() for module in network.modules()}
-    return any("attention" in name and "pool" not in name for name in names)
+def _size_error(
+    name: str, size: int, options: dict[str, Any], network: nn.Module | None = None,
+    cause: Exception | None = None,
+) -> UserError:  # fmt: skip
+    """Return the error for images of a size that a network does not accept."""
+    if network is not None and not read_timm_config(name).get("fixed_input_size"):
+
+        def features(edge: int) -> object:
+            with torch.no_grad():
+                result = network.eval().forward_features(torch.zeros(1, 3, edge, edge))
+            if min(result.shape) < 1:
+                raise ValueError
+            return result
+
+        least = find_minimum_size(features, size)
+        if least is not None:
+            return too_small_error(name, size, least)
+    else:
+        accepts = _make_test(name, options)
+        found = [_find_size(accepts, size, step) for step in (-1, 1)]
+        if sizes := [str(each) for each in found if each is not None]:
+            return UserError(
+                f"data.size={size}: {name} cannot be built for it; the nearest sizes are "
+                f"{' and '.join(sizes)}"
+            )
+    reason = f" ({_first_line(cause)})" if cause else ""
+    return UserError(f"model.name={name} does not accept images of {size} pixels{reason}"[:160])
 
 
-def _list_links(network: nn.Module, used: list[str], stages: list[str]) -> list[str]:
-    """List children in call order; a child that contains stages is replaced by its children."""
-    holders = {stage.partition(".")[0] for stage in stages if "." in stage}
-    links: list[str] = []
-    for child in used:
-        module = network.get_submodule(child)
-        if child in holders and isinstance(module, nn.Sequential):
-            links += [f"{child}.{name}" for name, _ in module.named_children()]
-        else:
-            links.append(child)
-    return links
+def _make_test(name: str, options: dict[str, Any]) -> Callable[[int], bool]:
+    """Return a function that tells whether a network can be built for a size, without memory."""
+
+    def accepts(size: int) -> bool:
+        try:
+            with torch.device("meta"), torch.no_grad():
+                network = _construct(name, 0, size, options).eval()
+                return _covers(network, size) and bool(
+                    min(network.forward_features(torch.zeros(1, 3, size, size)).shape)
+                )
+        except FAILURES:
+            return False
+
+    return accepts
 
 
-def _list_stages(network: nn.Module, links: list[str] | None, known: list[str]) -> list[str]:
-    """List the links with two or more convolutions; if there are none, timm's stages."""
-    paths = dict(network.named_modules())
-    composite = [
-        link
-        for link in (links or [])
-        if sum(isinstance(module, nn.Conv2d) for module in paths[link].modules()) > 1
-    ]
-    return composite or [stage for stage in known if stage in paths]
+def _find_size(accepts: Callable[[int], bool], size: int, step: int) -> int | None:
+    sizes = (size + step * away for away in range(1, REACH + 1))
+    return next((each for each in sizes if each > 0 and accepts(each)), None)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:70]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from convlens.config.schema.keys import (
     FRACTION,
@@ -38,6 +38,12 @@ class HeadConfig(Slice):
 
     pool: Annotated[str, named("flatten", "average")] = key(
         "how the head reduces the feature map: flatten or average"
+    )
+    tokens: Annotated[str | None, named("auto", "class", "mean", "both")] = optional(
+        "how the head reduces tokens: auto (as timm's own classifier), class, mean or both"
+    )
+    norm: Annotated[bool | None, SWITCH] = optional(
+        "whether the head keeps the norm with which timm's own classifier begins"
     )
     dropout: Annotated[float, FRACTION_BELOW_1] = key(
         "fraction of features dropped before the head's first dense layer"
@@ -76,6 +82,9 @@ class ModelConfig(Slice):
     head_classes: Annotated[str | list | None, TEXT | each(whole(0, 999))] = optional(
         "with model.head=imagenet, outputs of the data's classes: order, names, numbers, a CSV "
         "file class,output or a list of numbers"
+    )
+    options: Annotated[dict[str, Any] | None, TABLE] = optional(
+        "timm: further arguments of the network's constructor, such as drop_path_rate"
     )
     filters: Annotated[list[int] | None, each(whole(1, 65_536))] = optional(
         "scratch: output channels of each block; []: no convolution"

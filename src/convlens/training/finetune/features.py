@@ -88,8 +88,8 @@ def compute_features(
     """Load the features of ``pictures`` at ``cut`` from the cache, or compute and store them.
 
     The cache key consists of the weights and buffers of the links before the cut and of the
-    normalisation, the cut, the precision, the kind of device, and the source of the pixels (paths,
-    sizes and times of the files, image size and resizing).
+    normalisation, the backbone's settings, the cut, the precision, the kind of device, and the
+    source of the pixels (paths, sizes and times of the files, image size and resizing).
 
     Args:
         model: the network.
@@ -109,7 +109,8 @@ def compute_features(
     links = [model.backbone.get_submodule(link) for link in model.backbone.link_names[:cut]]
     weights = [compute_fingerprint(part) for part in (model.normalise, *links)]
     source, state = pictures.identity
-    key = (VERSION, torch.__version__, weights, cut, precision, device.type, source)
+    settings = model.backbone.settings
+    key = (VERSION, torch.__version__, weights, settings, cut, precision, device.type, source)
 
     def build(writer: Writer) -> dict:
         with (

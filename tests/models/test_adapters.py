@@ -7,18 +7,17 @@ import sys
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from convlens.config.compose import compose
-from convlens.config.schema import LoraConfig
 from convlens.core.errors import UserError
 from convlens.experiment.module import build_module
-from convlens.models.adapters import add_adapters, merge_adapters, merge_state
+from convlens.models.adapters import merge_adapters, merge_state
 
 SMALL = ["data.size=16", "model.filters=[4,6,8]", "model.padding=same", "model.batch_norm=true"]
 SMALL += ["model.head.hidden=[8]", "training.epochs=null"]
 LORA = [*SMALL, "finetune=lora", "finetune.lora.targets=[block2.conv,block3.conv]"]
 LORA += ["finetune.lora.rank=3", "finetune.lora.alpha=5"]
+SPEC = {"rank": 3, "alpha": 5, "dropout": 0.0, "targets": ["block2.conv", "block3.conv"]}
 
 
 def build(words: list[str]):
@@ -63,7 +62,7 @@ def test_logits_are_those_of_the_formula_and_of_merged_weights(adapted, images):
     expected = adapted(images)
     assert not torch.allclose(expected, build(LORA).double().eval()(images), atol=1e-3)
     torch.testing.assert_close(plain(images), expected, rtol=0, atol=1e-9)
-    merged = merge_state(state, {"rank": 3, "alpha": 5}, "best.ckpt")
+    merged = merge_state(state, SPEC, "best.ckpt")
     assert merged.keys() == by_hand.keys()
     plain.model.load_state_dict(merged)
     torch.testing.assert_close(plain(images), expected, rtol=0, atol=1e-9)
@@ -100,24 +99,45 @@ def test_targets_that_are_no_layers_are_refused(targets, said):
         build([*LORA, f"finetune.lora.targets={targets}"])
 
 
-class _Reads(nn.Module):
-    """Reads the weights of a layer without calling it, as the attention of BEiT does."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.qkv, self.proj = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
-
-    def forward(self, x):
-        return self.proj(F.conv2d(x, self.qkv.weight))
+VIT = ["exp=scratch_vit", "model=timm", "model.weights=none", "data.size=16", "finetune=lora"]
+VIT += [f"model.options.{word}" for word in ("patch_size=8", "embed_dim=16", "depth=2")]
+VIT += ["model.options.num_heads=2", "training.epochs=null"]
 
 
-def test_an_adapter_that_would_do_nothing_is_refused():
+def test_dense_layers_of_attention_get_adapters(images):
+    """The layers' outputs against the formula, by hooks, in a network that is otherwise itself."""
     pytest.importorskip("peft")
-    model = build(SMALL[:-1]).model
-    model.backbone.block2.append(_Reads(6))
-    spec = LoraConfig(rank=2, alpha=2, dropout=0.0, targets=["proj", "qkv"])
-    with pytest.raises(UserError, match="reads the weights of block2.*qkv without calling it"):
-        add_adapters(model, spec, torch.zeros(1, 3, 16, 16))
+    module = build([*VIT, "model.name=vit_tiny_patch16_224"]).double().eval()
+    adapted = [path for path, each in module.model.named_modules() if hasattr(each, "lora_A")]
+    wanted = {f"backbone.blocks.{n}.attn.{name}" for n in (0, 1) for name in ("qkv", "proj")}
+    assert set(adapted) == wanted
+    for name, parameter in module.model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    seen = []
+    for path in adapted:
+        layer = module.model.get_submodule(path)
+        layer.register_forward_hook(lambda layer, inputs, out: seen.append((layer, *inputs, out)))
+    with torch.no_grad():
+        expected = module(images)
+        for layer, values, out in seen:
+            down, up = (each["default"].weight for each in (layer.lora_A, layer.lora_B))
+            by_hand = layer.base_layer(values) + 16 / 8 * (values @ down.T) @ up.T
+            torch.testing.assert_close(out, by_hand, rtol=0, atol=1e-12)
+        merge_adapters(module.model)
+        torch.testing.assert_close(module(images), expected, rtol=0, atol=1e-9)
+    assert len(seen) == len(adapted)
+
+
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224"])
+def test_an_adapter_that_would_do_nothing_is_refused(name):
+    """These networks read the weights of ``qkv`` without calling it."""
+    pytest.importorskip("peft")
+    words = [*VIT, f"model.name={name}"]
+    if name.startswith("eva"):  # its projections are separate layers, and are called
+        words += ["model.options.qkv_fused=true"]
+    with pytest.raises(UserError, match="reads the weights of .*blocks.0.attn.qkv without"):
+        build(words)
 
 
 def test_without_the_package_one_line_says_how_to_install_it(monkeypatch):
@@ -130,9 +150,9 @@ def test_without_the_package_one_line_says_how_to_install_it(monkeypatch):
 
 def test_a_checkpoint_whose_adapters_do_not_fit_is_refused(adapted):
     state = dict(adapted.model.state_dict())
-    for spec in (None, {"rank": 0, "alpha": 5}, {"rank": "x", "alpha": 5}):
+    for spec in (None, {"rank": 3}, {**SPEC, "rank": 0}, {**SPEC, "alpha": "x"}):
         with pytest.raises(UserError, match="best.ckpt: its adapters do not fit"):
             merge_state(state, spec, "best.ckpt")
     del state["backbone.block2.conv.lora_A.default.weight"]
     with pytest.raises(UserError, match="best.ckpt: its adapters do not fit"):
-        merge_state(state, {"rank": 3, "alpha": 5}, "best.ckpt")
+        merge_state(state, SPEC, "best.ckpt")

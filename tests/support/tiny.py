@@ -20,6 +20,13 @@ def draw_folder(root: Path, counts: dict[str, int], size: int = 24, seed: int = 
     return root
 
 
+def shrink_network(name: str) -> list[str]:
+    """Return words that make an experiment with a library's network small and offline."""
+    size = {"vgg16": 48, "vit_small_patch14_reg4_dinov2": 56}.get(name, 80)
+    words = ["model.weights=none", f"data.size={size}"]
+    return [*words, "model.options.depth=1"] if name.startswith("vit_") else words
+
+
 TINY = [
     "data.pictures=60",
     "data.size=16",

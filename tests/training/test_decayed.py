@@ -7,6 +7,7 @@ import timm
 import torch
 
 from convlens.config.compose import compose
+from convlens.config.schema import OptimizerConfig
 from convlens.experiment.module import build_module
 from convlens.training.finetune.groups import Group, list_optimizer_groups
 
@@ -22,6 +23,7 @@ NETWORKS = {
         img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2, num_classes=3
     ),
 }  # fmt: skip
+MATRICES = OptimizerConfig(name="adamw", lr=0.1, weight_decay=0.05, decayed="matrices")
 SMALL = ["data.size=16", "model.filters=[4,6]", "model.padding=same", "model.batch_norm=true"]
 
 
@@ -29,7 +31,7 @@ SMALL = ["data.size=16", "model.filters=[4,6]", "model.padding=same", "model.bat
 def test_what_is_not_decayed_is_what_timm_leaves_out(name):
     network = NETWORKS[name]()
     everything = Group("model", tuple(name for name, _ in network.named_parameters()))
-    ours = list_optimizer_groups([everything], network, "matrices")
+    ours = list_optimizer_groups([everything], network, MATRICES)
     left_out = network.no_weight_decay()
     theirs = timm.optim.param_groups_weight_decay(network, 0.05, no_weight_decay_list=left_out)
     spared = {id(p) for group in theirs if not group["weight_decay"] for p in group["params"]}
@@ -43,7 +45,9 @@ def test_what_is_not_decayed_is_what_timm_leaves_out(name):
 def test_by_default_everything_is_decayed():
     network = NETWORKS["vit"]()
     names = tuple(name for name, _ in network.named_parameters())
-    (group,) = list_optimizer_groups([Group("model", names)], network, "all")
+    (group,) = list_optimizer_groups(
+        [Group("model", names)], network, MATRICES.replace(decayed="all")
+    )
     assert [id(p) for p in group["params"]] == [id(p) for p in network.parameters()]
     assert set(group) == {"name", "params"}
 

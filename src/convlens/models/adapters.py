@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +57,8 @@ def add_adapters(model: Classifier, spec: LoraConfig, example: Tensor) -> None:
     idle = _list_idle(model, chosen, example)
     if idle:
         raise UserError(
-            f"{key}: the network reads the weights of {idle[0]} without calling it, so an adapter "
-            f"would do nothing; choose other layers"
+            f"{key}: the network reads the weights of {idle[0]} without calling it: an adapter "
+            f"there does nothing; choose others"
         )
 
 
@@ -93,7 +92,7 @@ def merge_adapters(model: nn.Module) -> None:
             model.set_submodule(path, layer.base_layer)
 
 
-def merge_state(state: Mapping[str, Tensor], spec: Any, path: Path) -> dict[str, Tensor]:
+def merge_state(state: Mapping[str, Tensor], spec: object, path: Path) -> dict[str, Tensor]:
     """Return the weights of a checkpoint with its adapters merged, as ``merge_adapters`` does.
 
     Args:
@@ -104,17 +103,20 @@ def merge_state(state: Mapping[str, Tensor], spec: Any, path: Path) -> dict[str,
     Raises:
         UserError: the adapters do not fit the weights.
     """
+    if not any(_ADAPTER in key for key in state):
+        return dict(state)
     merged: dict[str, Tensor] = {}
     try:
+        lora = LoraConfig.model_validate(spec)
         for key, value in state.items():
             layer, is_adapted, kind = key.rpartition(_BASE)
             if _ADAPTER in key:
                 continue
             if is_adapted and kind == "weight":
                 down, up = (state[f"{layer}{_ADAPTER}{each}.default.weight"] for each in "AB")
-                change = up.flatten(1) @ down.flatten(1) * (spec["alpha"] / spec["rank"])
+                change = up.flatten(1) @ down.flatten(1) * (lora.alpha / lora.rank)
                 value = value + change.reshape(value.shape)
             merged[f"{layer}.{kind}" if is_adapted else key] = value
-    except (KeyError, TypeError, RuntimeError, ZeroDivisionError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: its adapters do not fit its weights; was it modified?") from error
     return merged

@@ -92,9 +92,8 @@ class ClassifierModule(L.LightningModule):
             class_names=class_names,
             pretrained=pretrained,
         ).to(memory_format=torch.channels_last)
-        if finetune.lora is not None:
-            example = torch.zeros(1, data.channels, data.size, data.size)
-            add_adapters(self.model, finetune.lora, example)
+        if finetune.lora:
+            add_adapters(self.model, finetune.lora, torch.zeros(1, data.channels, *2 * [data.size]))
         self.objective = Objective(
             training.loss, training.label_smoothing, training.class_weights,
             training.focal_gamma or 0.0,
@@ -152,9 +151,9 @@ class ClassifierModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer over all groups, frozen ones too, so that any checkpoint fits."""
-        decayed = getattr(self.optimizer_config, "decayed", None)
-        groups = list_optimizer_groups(self.schedule.groups.values(), self.model, decayed)
-        return build_optimizer(self.optimizer_config, groups, fused=self._may_fuse())
+        chosen = self.optimizer_config
+        groups = list_optimizer_groups(self.schedule.groups.values(), self.model, chosen)
+        return build_optimizer(chosen, groups, fused=self._may_fuse())
 
     def _may_fuse(self) -> bool:
         """Return whether the optimizer may be fused: on CUDA; the CPU keeps the bits it has.

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from convlens.config.schema import StagesConfig
+from convlens.config.schema import OptimizerConfig, OwnOptimizerConfig, StagesConfig
 from convlens.core.errors import UserError, nearest
 from convlens.models import Classifier
 
@@ -110,17 +110,17 @@ def build_groups(
 
 
 def list_optimizer_groups(
-    groups: Iterable[Group], model: nn.Module, decayed: str | None
+    groups: Iterable[Group], model: nn.Module, chosen: OptimizerConfig | OwnOptimizerConfig
 ) -> list[dict]:
     """Return the parameter groups of an optimizer: one for each group, or two.
 
     Args:
         groups: groups of the schedule.
         model: the network.
-        decayed: ``matrices``: weight decay leaves out biases, the parameters of norms and layer
-            scales (all of one axis), and what the network itself names in ``no_weight_decay``, as
-            timm's networks name tokens and position embeddings (the rule of
-            ``timm.optim.param_groups_weight_decay``). ``all`` or None: it applies to everything.
+        chosen: the config group ``optimizer``. With ``decayed: matrices``, weight decay leaves out
+            biases, the parameters of norms and layer scales (all of one axis), and what the network
+            itself names in ``no_weight_decay``, as timm's networks name tokens and position
+            embeddings (the rule of ``timm.optim.param_groups_weight_decay``).
 
     Returns:
         Dictionaries with ``name`` and ``params``. Parameters that are not decayed form a group of
@@ -128,7 +128,7 @@ def list_optimizer_groups(
     """
     parameters = dict(model.named_parameters())
     spared: set[str] = set()
-    if decayed == "matrices":
+    if isinstance(chosen, OptimizerConfig) and chosen.decayed == "matrices":
         spared = {name for name, value in parameters.items() if value.ndim <= 1}
         for path, module in model.named_modules():
             for pattern in getattr(module, "no_weight_decay", tuple)():

@@ -16,7 +16,7 @@ from convlens.models import build_layer_table, build_model
 from convlens.models.features import TokenPool
 from convlens.models.timm_networks import build_parts
 from convlens.models.timm_parts import OwnHead, take_part
-from tests.support.timm_tiny import KINDS, SPEC, VIT, build_tiny
+from support.timm_tiny import KINDS, SPEC, VIT, build_tiny
 
 VIT_NAME = "vit_tiny_patch16_224"
 
@@ -186,14 +186,17 @@ def test_ways_to_pool_tokens():
     [
         ({"size": 100}, "the nearest sizes are 96 and 104"),
         ({"options": {"embd_dim": 32}}, "did you mean embed_dim"),
-        ({"options": {"num_classes": 3}}, "has no such option"),
+        ({"options": {"num_classes": 3}}, "has no option num_classes"),
         ({"options": {**VIT, "num_heads": 5}}, "timm cannot build it"),
         ({"tokens": "clas"}, "did you mean class"),
         ({"pool": "flatten"}, "choose with model.head.tokens"),
         ({"name": "gmlp_ti16_224", "tokens": "class"}, "has no class token"),
         ({"name": "cait_xxs24_224", "tokens": "flatten"}, "model.head.tokens"),
         ({"name": "test_coatnet", "tokens": "mean"}, "choose with model.head.pool"),
-        ({"name": "mixer_s32_224", "options": {"num_blocks": 2}}, "is defined by its own value"),
+        (
+            {"name": "mixer_s32_224", "options": {"num_blocks": 2}},
+            "is defined by its own num_blocks",
+        ),
         ({"name": "crossvit_9_240", "size": 240}, "neither one map nor one sequence of tokens"),
     ],
 )

@@ -54,9 +54,7 @@ PATH_KEYS = (
     "run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "data.annotations",
     "data.class_names", "model.weights", "logger.mlflow.uri", "logger.trackio.dir",
 )  # fmt: skip
-# tables with any names: those of groups, and of the arguments of timm's constructors
-OPTIONS = "model.options"
-FREE_TABLES = ("finetune", OPTIONS)
+OPTIONS = "model.options"  # a table of any arguments of timm's constructors
 # by the type of the default: the types that a value may have, and their description
 KINDS = {
     bool: (bool, "true or false"),
@@ -89,10 +87,8 @@ def compose(words: list[str]) -> Config:
         plain = _compose_plain(picks, path)
         added = _find_added_keys(values, plain, [*known, "exp", "config_dir"])
         _check_nulls(values)
-        raw = {
-            key for key, text in values.items()
-            if _is_option(key) or _parse_override(key, text) is None
-        }  # fmt: skip
+        raw = {key for key, text in values.items() if _parse_override(key, text) is None}
+        raw |= {key for key in values if f"{key}.".startswith(f"{OPTIONS}.")}
         overrides = [
             f"{'+' if key in added else ''}{key}={values[key]}" for key in values if key not in raw
         ]
@@ -162,15 +158,10 @@ def _find_added_keys(values: dict[str, str], plain: dict, more: list[str]) -> se
     own = typed | {key.rpartition(".")[0] for key, _ in find_own_targets(plain)}
     unknown = {key for key in values if key not in keys}
     for key in unknown:
-        if find_owner(key, own) is None and not (_is_option(key) and OPTIONS in keys):
+        if find_owner(key, own) is None and not (OPTIONS in keys and key.startswith(f"{OPTIONS}.")):
             answer = advice(f"{key}={values[key]}") or nearest(key, [*keys, *more])
             raise UserError(f"{key}: no such key; {answer}")
     return unknown
-
-
-def _is_option(key: str) -> bool:
-    """Return whether a key is the table of a network's options, or one of them."""
-    return f"{key}.".startswith(f"{OPTIONS}.")
 
 
 def _check_nulls(values: dict[str, str]) -> None:
@@ -259,10 +250,7 @@ def _parse_override(key: str, text: str) -> Override | None:
 
 
 def _parse_raw(key: str, text: str) -> Any:
-    """Parse a value that Hydra does not set.
-
-    If it does not fit Hydra's grammar, a list is YAML, and anything else is text.
-    """
+    """Parse a value; if Hydra's grammar does not fit, a list is YAML, anything else is text."""
     if (override := _parse_override(key, text)) is not None:
         return override.value()
     if key in PATH_KEYS or text[:1] != "[":
@@ -322,7 +310,7 @@ def _merge_table(key: str, before: Any, value: Any) -> Any:
     if not isinstance(before, dict) or not isinstance(value, dict):
         return value
     for name in value:
-        if name not in before and not key.startswith(FREE_TABLES):
+        if name not in before and not key.startswith(("finetune", OPTIONS)):  # any names
             raise UserError(f"{key}.{name}: no such key; {nearest(str(name), before)}")
     return {**before, **value}
 
@@ -356,8 +344,7 @@ def apply_overrides(config: Config, words: list[str]) -> Config:
             if key not in keys:
                 answer = advice(f"{key}={text}") or nearest(key, [*keys, "data", "trainer"])
                 raise UserError(f"{key}: no such key; {answer}")
-            override, before = _parse_override(key, text), get_value(plain, key)
-            value = _parse_raw(key, text) if override is None else override.value()
+            before, value = get_value(plain, key), _parse_raw(key, text)
             set_value(plain, key, _expand_home(_merge_table(key, before, value)))
             _check_type(key, before, get_value(plain, key), text)
     return check_config(plain)

@@ -74,7 +74,7 @@ def create(
     except FAILURES as error:
         if fixed := next((key for key in options if f"'{key}'" in str(error)), None):
             raise UserError(
-                f"model.options.{fixed}: {name} is defined by its own value; choose another network"
+                f"model.options: {name} is defined by its own {fixed}; choose another network"
             ) from error
         if size is not None and _is_buildable(name, options):
             raise _size_error(name, size, options) from error
@@ -194,9 +194,7 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
     known = list_options(name)
     for key in options:
         if key not in known:
-            raise UserError(
-                f"model.options.{key}: {name} has no such option; {nearest(key, known)}"
-            )
+            raise UserError(f"model.options: {name} has no option {key}; {nearest(key, known)}")
 
 
 @cache

@@ -43,7 +43,7 @@ def test_other_sizes_and_options_are_those_of_timm():
     words = ["exp=scratch_vit", "data.size=96", "model.options.embed_dim=48"]
     module = build_module(compose(words), list("abcde"))
     assert module.model.backbone.embed.pos_embed.shape == (1, 144, 48)
-    with pytest.raises(UserError, match="model.options.steam: .*did you mean stem"):
+    with pytest.raises(UserError, match="stem_vit has no option steam; did you mean stem"):
         build_module(compose(["exp=scratch_vit", "model.options.steam=[8]"]), list("abcde"))
 
 
@@ -60,4 +60,4 @@ def test_it_learns_shapes_within_five_epochs(tmp_path):
     words = ["exp=scratch_vit", "training.epochs=5", "callbacks=none", "precision=32"]
     assert main(["train", f"run_dir={home}", *words, "trainer=cpu"]) == 0
     summary = json.loads((home / "summary.json").read_text())
-    assert summary["test"]["accuracy"] > 0.6
+    assert summary["test"]["accuracy"] > 0.75

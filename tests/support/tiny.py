@@ -49,6 +49,7 @@ TINY_VIT = [
     "model.options.embed_dim=16",
     "model.options.depth=2",
     "model.options.num_heads=2",
+    "model.head.dropout=0",
     "data.pictures=60",
     "data.size=16",
     "training.batch_size=8",

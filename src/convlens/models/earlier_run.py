@@ -113,6 +113,6 @@ def read_earlier_run(path: Path) -> EarlierRun | None:
     state, _ = extract_weights(state, path)
     prefix = "model."
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    finetune = parts["config"].get("finetune")
-    lora = finetune.get("lora") if isinstance(finetune, dict) else None
+    schedule = parts["config"].get("finetune")
+    lora = schedule.get("lora") if isinstance(schedule, dict) else None
     return EarlierRun(path, name, tuple(names), merge_state(state, lora, path))

@@ -35,7 +35,10 @@ def test_experiment_and_exp_are_one_word():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["exp=scrach"], "experiment=scrach: no such experiment; did you mean scratch?"),
+        (
+            ["exp=scrach"],
+            "experiment=scrach: no such experiment; did you mean scratch or scratch_vit?",
+        ),
         (["data=minst"], "data=minst: no such data; did you mean mnist?"),
         (["modle=scratch"], "modle: no such key; did you mean model"),
         (["data.dri=x"], "data.dri: no such key; did you mean data.dir"),

@@ -8,18 +8,22 @@ import pytest
 import torch
 
 from support.apart import differences, ends, train
-from support.tiny import TWO_UNFREEZES
+from support.same import assert_same
+from support.tiny import RANDOM_ATTENTION, TINY, TINY_VIT, TWO_UNFREEZES
 
 EXACT = [*TWO_UNFREEZES, "precision=64", "callbacks=none", "data.augment.rotation_degrees=20"]
 
 
 @pytest.mark.slow
-def test_ddp_of_two_equals_one_process_with_the_same_global_batch(tmp_path):
+@pytest.mark.parametrize(
+    "base", [[*TINY, "model.batch_norm=false"], TINY_VIT], ids=["convolutions", "attention"]
+)
+def test_ddp_of_two_equals_one_process_with_the_same_global_batch(tmp_path, base):
     """Every batch of 4 is shared out as 2 + 2; without batch norm and dropout that is the same."""
-    words = ["training.epochs=2", "precision=64", "model.batch_norm=false", "training.batch_size=4"]
+    words = ["training.epochs=2", "precision=64", "training.batch_size=4"]
     words += ["data.augment.rotation_degrees=20", "callbacks.filter_visuals=null"]
-    one = train(tmp_path / "one", *words)
-    two = train(tmp_path / "two", *words, "trainer=ddp_cpu")
+    one = train(tmp_path / "one", *words, base=base)
+    two = train(tmp_path / "two", *words, "trainer=ddp_cpu", base=base)
     assert one.count("epoch 2/2") == two.count("epoch 2/2") == 1
     assert two.count("run folder") == 1
     summary = json.loads((tmp_path / "two" / "run" / "summary.json").read_text())
@@ -74,6 +78,16 @@ def test_ddp_replicas_are_identical_with_batch_norm_in_training(tmp_path, more):
     assert "model.backbone.block2.norm.running_mean" in first["state"]
     fresh = torch.zeros_like(first["state"]["model.backbone.block2.norm.running_mean"])
     assert not torch.equal(first["state"]["model.backbone.block2.norm.running_mean"], fresh)
+
+
+@pytest.mark.slow
+def test_ddp_replicas_are_identical_with_dropout_of_attention_and_paths(tmp_path):
+    """Each process draws its own, a function of seed, epoch, batch and process."""
+    words = ["training.epochs=2", "callbacks=none", "trainer=ddp_cpu", "training.ema=0.9"]
+    train(tmp_path, *RANDOM_ATTENTION, *words, base=TINY_VIT)
+    first, second = ends(tmp_path)
+    assert not differences(first["state"], second["state"])
+    assert_same(first["optimizer"], second["optimizer"])
 
 
 def test_a_batch_without_a_row_for_every_process_is_no_nan():

@@ -10,9 +10,10 @@ import yaml
 from convlens.cli.main import main
 from convlens.config.compose import compose
 from convlens.config.folder import list_groups
+from support.tiny import shrink_network
 
 # of the large networks: the others look at the same layers
-SHOWN = ("finetune_vgg16", "finetune_inception_v3", "finetune_timm")
+SHOWN = ("finetune_vgg16", "finetune_inception_v3", "finetune_timm", "scratch_vit")
 
 
 @pytest.mark.parametrize("experiment", list_groups()["experiment"])
@@ -22,8 +23,8 @@ def test_experiment_runs_offline_on_shapes(experiment, at, capsys):
     words = ["data=shapes", "data.pictures=60", f"data.classes={2 if data.size == 150 else 5}"]
     if config.model.name != "scratch":
         # neither the size of the pictures nor of the batch is what is tested here
-        words += ["model.weights=none", "training.batch_size=4", "training.eval_batch_size=4"]
-        words += ["data.size=48" if config.model.name == "vgg16" else "data.size=80"]
+        words += ["training.batch_size=4", "training.eval_batch_size=4"]
+        words += shrink_network(config.model.name)
         words += (
             ["callbacks.activation_grids.limit=3"] if experiment in SHOWN else ["callbacks=none"]
         )

@@ -27,10 +27,10 @@ from convlens.training.survival.checkpoint import read_checkpoint
 from convlens.training.survival.interruption import Interruption
 from support.lively import kill_group, logged, results, start, table, wait_for
 from support.same import assert_same, trained
-from support.tiny import TINY, TWO_UNFREEZES
+from support.tiny import RANDOM_ATTENTION, TINY, TINY_VIT, TWO_UNFREEZES
 
-WORDS = [*TINY, "model.batch_norm=true", "model.dropout=0.2", "training.epochs=3"]
-WORDS += ["callbacks=none", "data.augment.rotation_degrees=20"]
+COMMON = ["training.epochs=3", "callbacks=none", "data.augment.rotation_degrees=20"]
+WORDS = [*TINY, "model.batch_norm=true", "model.dropout=0.2", *COMMON]
 AVERAGE = ["training.ema=0.9", "training.validations=2"]
 MIXED = ["data.augment.mixup=0.4", "data.augment.cutmix=1"]
 KINDS = {
@@ -45,11 +45,13 @@ KINDS = {
         "optimizer=timm", "optimizer.name=muon", "training.gradient_clip=1",
     ],
     "focal": [*MIXED, "training.loss=focal", "optimizer=timm", "optimizer.name=lamb"],
+    "attention": [*RANDOM_ATTENTION, "training.ema=0.9"],
 }  # fmt: skip
+BASES = {"attention": [*TINY_VIT, *COMMON]}
 
 
-def train(home: Path, *words: str) -> Path:
-    assert main(["train", f"run_dir={home}", *WORDS, *words]) == 0
+def train(home: Path, *words: str, base: list[str] = WORDS) -> Path:
+    assert main(["train", f"run_dir={home}", *base, *words]) == 0
     return home
 
 
@@ -65,14 +67,18 @@ def assert_ends_alike(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [k if k in ("ema", "all") else pytest.param(k, marks=pytest.mark.slow) for k in KINDS],
+    [
+        k if k in ("ema", "all", "attention") else pytest.param(k, marks=pytest.mark.slow)
+        for k in KINDS
+    ],
 )
 @pytest.mark.parametrize("place", [(1, 3), pytest.param((1, 5), marks=pytest.mark.slow)])
 def test_a_run_stopped_amid_an_epoch_and_resumed_ends_with_the_same_bits(
     tmp_path, monkeypatch, kind, place
 ):
     """Place: the epoch, and the batch after which a signal stops it; some batches validate."""
-    alone = train(tmp_path / "alone", *KINDS[kind])
+    base = BASES.get(kind, WORDS)
+    alone = train(tmp_path / "alone", *KINDS[kind], base=base)
     real = Interruption.on_train_batch_start
 
     def stop(callback, trainer, module, batch, number) -> None:
@@ -83,7 +89,7 @@ def test_a_run_stopped_amid_an_epoch_and_resumed_ends_with_the_same_bits(
     home = tmp_path / "stopped"
     with monkeypatch.context() as patch:
         patch.setattr(Interruption, "on_train_batch_start", stop)
-        assert main(["train", f"run_dir={home}", *WORDS, *KINDS[kind]]) == 143
+        assert main(["train", f"run_dir={home}", *base, *KINDS[kind]]) == 143
     assert (home / "checkpoints" / "stopped.ckpt").exists()
     assert main(["resume", f"run={home}"]) == 0
     assert_ends_alike(alone, home)
@@ -110,10 +116,10 @@ def test_a_run_stopped_during_a_validation_keeps_both_weights(tmp_path, monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_kill_9_and_resume_end_with_the_same_bits(tmp_path, kind):
-    words = [*KINDS[kind], "training.steps_per_epoch=100"]
-    alone = train(tmp_path / "alone", *words)
+    words, base = [*KINDS[kind], "training.steps_per_epoch=100"], BASES.get(kind, WORDS)
+    alone = train(tmp_path / "alone", *words, base=base)
     home, cache = tmp_path / "killed", Path(os.environ["CONVLENS_CACHE"])
-    process = start(["train", f"run_dir={home}", *WORDS, *words], cache)
+    process = start(["train", f"run_dir={home}", *base, *words], cache)
     wait_for(process, logged(home, "epoch 1/"))
     kill_group(process)
     assert not (home / "summary.json").exists()

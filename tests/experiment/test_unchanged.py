@@ -17,7 +17,7 @@ from support.apart import differences, ends
 from support.apart import train as train_apart
 from support.same import assert_same
 from support.same import trained as read_trained
-from support.tiny import ALL, TINY, TWO_UNFREEZES
+from support.tiny import ALL, RANDOM_ATTENTION, TINY, TINY_VIT, TWO_UNFREEZES
 
 DROPOUT = ["model.dropout=0.3", "model.head.dropout=0.5", "data.augment.rotation_degrees=20"]
 CASES = {
@@ -33,15 +33,17 @@ CASES = {
         "data.augment.policy=rand_augment", "data.augment.erasing=0.3", "data.augment.mixup=0.4",
         "data.augment.cutmix=1", "training.sampler=balanced",
     ],
+    "attention": RANDOM_ATTENTION,
 }  # fmt: skip
+BASES = {"attention": TINY_VIT}
 
 
-def trained(home: Path, words: list[str]) -> dict:
+def trained(home: Path, words: list[str], base: list[str]) -> dict:
     """What a run in this process leaves: weights, buffers, their average, the optimizer's state."""
     # a second run in one process would be compiled for sizes that vary: other last bits, also
     # between two runs that do not look
     torch._dynamo.reset()
-    assert main(["train", f"run_dir={home}", *TINY, "training.epochs=2", *words]) == 0
+    assert main(["train", f"run_dir={home}", *base, "training.epochs=2", *words]) == 0
     return read_trained(home)
 
 
@@ -57,15 +59,15 @@ def looked(home: Path) -> None:
     assert list((home / "explanations" / "epoch_001").rglob("*.jpg"))
 
 
-def check(tmp_path: Path, words: list[str]) -> None:
-    seen = trained(tmp_path / "on", [*words, *ALL])
+def check(tmp_path: Path, words: list[str], base: list[str] = TINY) -> None:
+    seen = trained(tmp_path / "on", [*words, *ALL], base)
     looked(tmp_path / "on")
-    assert_same(seen, trained(tmp_path / "off", [*words, "callbacks=none"]))
+    assert_same(seen, trained(tmp_path / "off", [*words, "callbacks=none"], base))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_weights_unchanged_by_looking_with(case, tmp_path):
-    check(tmp_path, CASES[case])
+    check(tmp_path, CASES[case], BASES.get(case, TINY))
 
 
 @pytest.mark.slow

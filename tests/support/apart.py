@@ -13,10 +13,10 @@ from support.tiny import TINY
 REPLICAS = Path(__file__).with_name("replicas.py")
 
 
-def train(home, *words) -> str:
+def train(home, *words, base=TINY) -> str:
     """Train in separate processes and return the output; ``home`` also gets ``rank_*.pt``."""
     done = subprocess.run(
-        [sys.executable, REPLICAS, home / "replicas", f"run_dir={home / 'run'}", *TINY, *words],
+        [sys.executable, REPLICAS, home / "replicas", f"run_dir={home / 'run'}", *base, *words],
         capture_output=True,
         text=True,
         check=False,

@@ -20,6 +20,13 @@ def draw_folder(root: Path, counts: dict[str, int], size: int = 24, seed: int = 
     return root
 
 
+def shrink_network(name: str) -> list[str]:
+    """Return words that make an experiment with a library's network small and offline."""
+    size = {"vgg16": 48, "vit_small_patch14_reg4_dinov2": 56}.get(name, 80)
+    words = ["model.weights=none", f"data.size={size}"]
+    return [*words, "model.options.depth=1"] if name.startswith("vit_") else words
+
+
 TINY = [
     "data.pictures=60",
     "data.size=16",
@@ -32,6 +39,33 @@ TINY = [
     "probes.count=3",
 ]
 """Words that make a run of ``shapes`` last a second."""
+
+TINY_VIT = [
+    "exp=scratch_vit",
+    "model=timm",
+    "model.name=vit_tiny_patch16_224",
+    "model.weights=none",
+    "model.options.patch_size=4",
+    "model.options.embed_dim=16",
+    "model.options.depth=2",
+    "model.options.num_heads=2",
+    "model.head.dropout=0",
+    "data.pictures=60",
+    "data.size=16",
+    "training.batch_size=8",
+    "precision=32",
+    "trainer=cpu",
+    "probes.count=3",
+]
+"""The same for a vision transformer of 16 tokens."""
+
+RANDOM_ATTENTION = [
+    "model.options.drop_path_rate=0.3",
+    "model.options.attn_drop_rate=0.2",
+    "model.options.proj_drop_rate=0.1",
+    "model.head.dropout=0.1",
+]
+"""Words that make every part of the network of ``TINY_VIT`` draw random numbers."""
 
 TWO_UNFREEZES = [
     "model.batch_norm=true",

@@ -17,7 +17,7 @@ from convlens.experiment.trainer import build_trainer
 from convlens.training import ClassifierModule
 from convlens.training.finetune.phases import Phases
 from support.pretend import Enough, Last, NoWaiting, Strategy, Waited, pretend
-from support.tiny import TINY
+from support.tiny import TINY, shrink_network
 
 STEPS = 5
 
@@ -79,15 +79,16 @@ def shrink(experiment: str) -> list[str]:
     ]
     words += ["training.batch_size=4", "data.pictures=100"]
     if config.model.name != "scratch":
-        words += ["model.weights=none", f"data.size={48 if config.model.name == 'vgg16' else 80}"]
+        words += shrink_network(config.model.name)
     return words
 
 
 EXPERIMENTS = list_groups()["experiment"]
 # those that differ in what happens in a step; the others in the network's layers or the images
 STORED = (
-    "features_vgg16", "finetune_inception_v3", "finetune_timm", "finetune_vgg16",
-    "reproduce/inception_v3_flowers", "reproduce/vgg16_features", "reproduce/vgg16_finetune",
+    "features_vgg16", "finetune_inception_v3", "finetune_timm", "finetune_vgg16", "finetune_vit",
+    "probe_dinov2", "reproduce/inception_v3_flowers", "reproduce/vgg16_features",
+    "reproduce/vgg16_finetune",
 )  # fmt: skip
 QUICK = (
     "scratch",

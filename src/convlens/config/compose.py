@@ -42,6 +42,7 @@ DEFAULT_EXPERIMENTS = {
     "vgg16": "finetune_vgg16",
     "inception_v3": "finetune_inception_v3",
     "timm": "finetune_timm",
+    "scratch_vit": "scratch_vit",
 }
 # by group: the schema of our choices, and that of a user-defined class
 REPLACEABLE: dict[str, tuple[type[Slice], type[Slice]]] = {

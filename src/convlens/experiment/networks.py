@@ -26,6 +26,7 @@ from convlens.experiment.inputs import EXAMPLE_NAME, find_checkpoint, is_exporte
 from convlens.experiment.module import build_module
 from convlens.explain.mode import device_of
 from convlens.models import build_model, imagenet_classes
+from convlens.models.adapters import merge_adapters
 from convlens.models.normalise import build_normalisation
 from convlens.models.timm_networks import read_timm_config
 from convlens.training import ClassifierModule
@@ -54,6 +55,7 @@ def load(
     content = read_checkpoint(checkpoint)
     module = restore_module(content, str(checkpoint), words)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    merge_adapters(module.model)
     network = module.model.eval().to(device)
     with convert_build_errors(str(checkpoint)):
         recipe = make_recipe(module.data_config)

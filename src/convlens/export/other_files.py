@@ -80,7 +80,7 @@ def build_timm_network(network: Classifier, name: str) -> nn.Module:
     Raises:
         UserError: timm does not have the network, or its classifier cannot compute this head.
     """
-    if name in ("scratch", "vgg16"):
+    if name in ("scratch", "vgg16", "stem_vit"):  # the last is timm's in this process only
         raise UserError(
             f"format=timm: the {name} network of this run is not a timm network; try format=onnx"
         )

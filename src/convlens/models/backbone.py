@@ -33,6 +33,8 @@ class Backbone(nn.Module):
         stage_names: the stages.
         layout: how the output lies.
         settings: what else than the weights determines the output, as text; for caches.
+        undecayed: parameters that the network's library leaves out of weight decay, such as tokens
+            and position embeddings.
     """
 
     def __init__(
@@ -51,6 +53,11 @@ class Backbone(nn.Module):
         self._order = self.link_names if order is None else tuple(order)
         self.layout = MAPS
         self.settings = ""
+        self.undecayed: tuple[str, ...] = ()
+
+    def no_weight_decay(self) -> tuple[str, ...]:
+        """Return ``undecayed``, by the name under which timm's networks have it too."""
+        return self.undecayed
 
     def append(self, name: str, part: nn.Module, layout: FeatureLayout) -> None:
         """Add a last link without parameters.

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
+from convlens.models.adapters import merge_state
 from convlens.models.state import COUNTER, MAX_NAMES, check_keys, fill_weights
 from convlens.models.weights_file import extract_weights, read_content
 
@@ -92,7 +93,7 @@ def read_earlier_run(path: Path) -> EarlierRun | None:
         Loading an unreadable file reports why.
 
     Raises:
-        UserError: its weights are not plain tensors.
+        UserError: its weights are not plain tensors, or its adapters do not fit them.
     """
     if path.suffix == ".safetensors":
         return None
@@ -112,4 +113,6 @@ def read_earlier_run(path: Path) -> EarlierRun | None:
     state, _ = extract_weights(state, path)
     prefix = "model."
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    return EarlierRun(path, name, tuple(names), state)
+    schedule = parts["config"].get("finetune")
+    lora = schedule.get("lora") if isinstance(schedule, dict) else None
+    return EarlierRun(path, name, tuple(names), merge_state(state, lora, path))

@@ -6,7 +6,9 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from fnmatch import fnmatchcase
 from functools import cache
+from types import ModuleType
 from typing import Any, get_type_hints
 
 import torch
@@ -21,12 +23,19 @@ REACH = 64  # pixels below and above a size within which a valid one is looked f
 RESERVED = {"self", "num_classes", "in_chans", "cfg", "device", "dtype", "kwargs"}
 
 
+def _import_timm() -> ModuleType:
+    """Import timm, which takes a second, and make it know our own network."""
+    import timm
+
+    from convlens.models import stem_vit  # noqa: F401
+
+    return timm
+
+
 @cache
 def list_names() -> list[str]:
     """List timm's model names, without the tags of their weights."""
-    import timm
-
-    return timm.list_models()
+    return _import_timm().list_models()
 
 
 def check_name(name: str) -> None:
@@ -35,9 +44,7 @@ def check_name(name: str) -> None:
     Raises:
         UserError: it does not; the error suggests similar names.
     """
-    import timm
-
-    if not timm.is_model(name):
+    if not _import_timm().is_model(name):
         raise UserError(
             f"model.name={name}: neither scratch, vgg16, inception_v3 nor a network of timm; "
             f"{nearest(name, ['scratch', *list_names()])}"
@@ -77,7 +84,7 @@ def create(
 
 
 def _construct(name: str, classes: int, size: int | None, options: dict[str, Any]) -> nn.Module:
-    import timm
+    timm = _import_timm()
 
     # timm: "if fixed_input_size exists and is True, model takes an img_size arg"
     is_fixed = read_timm_config(name).get("fixed_input_size")
@@ -98,9 +105,7 @@ def _is_buildable(name: str, options: dict[str, Any]) -> bool:
 
 def read_timm_config(name: str) -> dict:
     """Return timm's pretrained configuration, such as ``mean``, ``std`` and ``classifier``."""
-    import timm
-
-    return timm.get_pretrained_cfg(name, allow_unregistered=True).to_dict()
+    return _import_timm().get_pretrained_cfg(name, allow_unregistered=True).to_dict()
 
 
 def build_parts(
@@ -141,7 +146,19 @@ def build_parts(
     if min(division.shape) < 1:
         raise _size_error(name, size, dict(options or {}), network)
     division.backbone.settings = f"{name} {sorted((options or {}).items())}"
+    division.backbone.undecayed = _list_undecayed(network, division.backbone)
     return network, division
+
+
+def _list_undecayed(network: nn.Module, backbone: nn.Module) -> tuple[str, ...]:
+    """List the parameters of a backbone that its network leaves out of weight decay."""
+    patterns = getattr(network, "no_weight_decay", tuple)()
+    spared = {
+        id(parameter)
+        for name, parameter in network.named_parameters()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    return tuple(name for name, value in backbone.named_parameters() if id(value) in spared)
 
 
 def _lacks_more_than_classifier(network: nn.Module, name: str) -> bool:

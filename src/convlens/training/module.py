@@ -22,8 +22,10 @@ from convlens.config.schema import (
 )
 from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
+from convlens.models.adapters import add_adapters
 from convlens.training.averaging import KEY, WeightAverage, choose_rule
 from convlens.training.compiling import compile_in_place
+from convlens.training.finetune.groups import list_optimizer_groups
 from convlens.training.finetune.schedule import Phase, build_schedule
 from convlens.training.metrics import EpochMetrics
 from convlens.training.multi_label import MultiLabelMetrics
@@ -90,6 +92,8 @@ class ClassifierModule(L.LightningModule):
             class_names=class_names,
             pretrained=pretrained,
         ).to(memory_format=torch.channels_last)
+        if finetune.lora:
+            add_adapters(self.model, finetune.lora, torch.zeros(1, data.channels, *2 * [data.size]))
         self.objective = Objective(
             training.loss, training.label_smoothing, training.class_weights,
             training.focal_gamma or 0.0,
@@ -147,12 +151,9 @@ class ClassifierModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimizer over all groups, frozen ones too, so that any checkpoint fits."""
-        parameters = dict(self.model.named_parameters())
-        groups = [
-            {"name": group.name, "params": [parameters[name] for name in group.parameters]}
-            for group in self.schedule.groups.values()
-        ]
-        return build_optimizer(self.optimizer_config, groups, fused=self._may_fuse())
+        chosen = self.optimizer_config
+        groups = list_optimizer_groups(self.schedule.groups.values(), self.model, chosen)
+        return build_optimizer(chosen, groups, fused=self._may_fuse())
 
     def _may_fuse(self) -> bool:
         """Return whether the optimizer may be fused: on CUDA; the CPU keeps the bits it has.

@@ -27,7 +27,8 @@ OPTIMIZERS = {
 FUSED = ("adam", "adamw", "sgd")
 # how torch computes an update, which must fit the device, not the checkpoint
 IMPLEMENTATION = ("fused", "foreach", "capturable")
-
+# keys of the config group that are no arguments of an optimizer
+NOT_OPTIONS = ("name", "library", "decayed")
 
 # keys that a scheduler requires
 _NEEDS = {
@@ -63,7 +64,7 @@ def build_optimizer(
         return own
     name, is_timm = chosen.name, chosen.library == "timm"
     check_name("optimizer.name", name, list_timm_optimizers() if is_timm else OPTIMIZERS)
-    options = {k: v for k, v in chosen.plain().items() if k not in ("name", "library")}
+    options = {k: v for k, v in chosen.plain().items() if k not in NOT_OPTIONS}
     if fused and name in FUSED and not is_timm:
         options |= {"fused": True}
     try:

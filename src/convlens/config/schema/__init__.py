@@ -46,6 +46,7 @@ from convlens.config.schema.looks import (
 from convlens.config.schema.model import OWN_HEAD, HeadConfig, ModelConfig, OwnModelConfig
 from convlens.config.schema.training import (
     FinetuneConfig,
+    LoraConfig,
     OptimizerConfig,
     OwnOptimizerConfig,
     OwnSchedulerConfig,

@@ -133,6 +133,10 @@ class OptimizerConfig(Slice):
     weight_decay: Annotated[float | None, at_least(0)] = optional(
         "weight decay: how strongly the weights are pulled to zero"
     )
+    decayed: Annotated[str | None, one_of("all", "matrices")] = optional(
+        "parameters that weight decay pulls: all, or matrices (without biases, norms, tokens and "
+        "position embeddings)"
+    )
 
 
 class OwnOptimizerConfig(Own):
@@ -259,6 +263,19 @@ class PhaseConfig(Slice):
     )
 
 
+class LoraConfig(Slice):
+    """Low-rank adapters in a frozen base (LoRA)."""
+
+    rank: Annotated[int, whole(1, 65_536)] = key("rank of the adapters of LoRA")
+    alpha: Annotated[float, above(0)] = key("LoRA adds alpha / rank times the adapters' product")
+    dropout: Annotated[float, FRACTION_BELOW_1] = key(
+        "fraction of an adapter's inputs dropped in training"
+    )
+    targets: Annotated[list[str], Rule(_is_text_list, "a list of layer names")] = key(
+        "layers of the backbone that get an adapter: last parts of their paths, such as qkv"
+    )
+
+
 class FinetuneConfig(Slice):
     """Which parameters are trained in which epochs, and at which learning rate."""
 
@@ -272,3 +289,6 @@ class FinetuneConfig(Slice):
     phases: Annotated[
         list[PhaseConfig] | None, (NULL | each(TABLE)).of(list[PhaseConfig])
     ] = key("phases of the schedule, in order; null: train everything throughout")  # fmt: skip
+    lora: Annotated[LoraConfig | None, (NULL | TABLE).of(LoraConfig)] = optional(
+        "low-rank adapters (LoRA), which are trained in place of the layers they are added to"
+    )

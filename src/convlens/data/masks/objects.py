@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convlens.data.index.optional import import_optional
+from convlens.core.optional import import_optional
 from convlens.data.masks.boxes import find_covered
 from convlens.data.masks.files import TURNED, USER_MASKS, choose_size, orient_mask
 from convlens.data.masks.load import ImageShape, MaskKind, read_mask

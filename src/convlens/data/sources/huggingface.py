@@ -18,8 +18,8 @@ from typing import Any
 
 from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError, convert_errors, nearest
+from convlens.core.optional import import_optional
 from convlens.data.index.folders import count_noun
-from convlens.data.index.optional import import_optional
 from convlens.data.index.split_names import match_splits
 from convlens.data.sources.image_files import ImageFiles
 from convlens.data.sources.places import find_data_dir

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import filter as fnfilter
 from fnmatch import fnmatchcase
 
-from convlens.config.schema import StagesConfig
+from torch import nn
+
+from convlens.config.schema import OptimizerConfig, OwnOptimizerConfig, StagesConfig
 from convlens.core.errors import UserError, nearest
 from convlens.models import Classifier
 
@@ -104,6 +107,42 @@ def build_groups(
             f"add a group, such as base: backbone"
         )
     return groups
+
+
+def list_optimizer_groups(
+    groups: Iterable[Group], model: nn.Module, chosen: OptimizerConfig | OwnOptimizerConfig
+) -> list[dict]:
+    """Return the parameter groups of an optimizer: one for each group, or two.
+
+    Args:
+        groups: groups of the schedule.
+        model: the network.
+        chosen: the config group ``optimizer``. With ``decayed: matrices``, weight decay leaves out
+            biases, the parameters of norms and layer scales (all of one axis), and what the network
+            itself names in ``no_weight_decay``, as timm's networks name tokens and position
+            embeddings (the rule of ``timm.optim.param_groups_weight_decay``).
+
+    Returns:
+        Dictionaries with ``name`` and ``params``. Parameters that are not decayed form a group of
+        the same name, with ``weight_decay`` 0.
+    """
+    parameters = dict(model.named_parameters())
+    spared: set[str] = set()
+    if isinstance(chosen, OptimizerConfig) and chosen.decayed == "matrices":
+        spared = {name for name, value in parameters.items() if value.ndim <= 1}
+        for path, module in model.named_modules():
+            for pattern in getattr(module, "no_weight_decay", tuple)():
+                spared |= set(fnfilter(parameters, f"{path}.{pattern}".lstrip(".")))
+    listed = []
+    for group in groups:
+        for chosen, values in (
+            ([name for name in group.parameters if name not in spared], {}),
+            ([name for name in group.parameters if name in spared], {"weight_decay": 0.0}),
+        ):
+            if chosen:
+                params = [parameters[name] for name in chosen]
+                listed.append({"name": group.name, "params": params, **values})
+    return listed
 
 
 def _split_by_stage(group: str, names: list[str], decay: float, model: Classifier) -> list[Group]:

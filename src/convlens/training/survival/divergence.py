@@ -115,10 +115,9 @@ def _describe_step(trainer: L.Trainer, step: Step) -> str:
 
 def _describe_remedies(trainer: L.Trainer) -> str:
     """Describe the learning rates, the checkpoints that are kept, and what to try."""
-    rates = ", ".join(
-        f"{group.get('name', 'model')} {group['lr']:g}"
-        for group in trainer.optimizers[0].param_groups
-    )
+    groups = trainer.optimizers[0].param_groups
+    each = [f"{group.get('name', 'model')} {group['lr']:g}" for group in groups]
+    rates = ", ".join(dict.fromkeys(each))  # a group may be two: decayed, and not
     kept = (
         f"the checkpoints are of epoch {trainer.current_epoch}"
         if trainer.current_epoch

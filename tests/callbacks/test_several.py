@@ -79,8 +79,12 @@ def test_classes_are_listed_and_padded():
 
 def test_each_class_has_its_own_map_and_object():
     maps = torch.arange(2 * 2 * 3 * 3.0).reshape(2, 2, 3, 3)
-    objects = torch.tensor([[[1, 3, 0]] * 3, [[2, 0, 0]] * 3], dtype=torch.uint8)
-    found = _split_classes("layer", maps, torch.tensor([[0, 2], [1, -1]]), None, objects)
+    objects = np.array([[[1, 3, 0]] * 3, [[2, 0, 0]] * 3])
+
+    def own(image: int, label: int) -> np.ndarray:
+        return objects[image] == label + 1
+
+    found = _split_classes("layer", maps, torch.tensor([[0, 2], [1, -1]]), None, own)
     assert found.labels.tolist() == [0, 2, 1] == found.predictions.tolist()
     assert torch.equal(found.true, maps[[0, 0, 1], [0, 1, 0]])
     columns = [mask[0].nonzero()[:, 0].tolist() for mask in found.masks]

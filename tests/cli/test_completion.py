@@ -125,7 +125,7 @@ def test_keys_are_completed_dot_by_dot():
 
 
 def test_values_are_offered_where_they_are_few():
-    assert candidates("train", "exp=finetune_v") == ["exp=finetune_vgg16"]
+    assert candidates("train", "exp=finetune_vg") == ["exp=finetune_vgg16"]
     assert candidates("train", "overwrite=") == ["overwrite=true", "overwrite=false"]
     assert candidates("kernel", "pooling=ma") == ["pooling=max"]
     assert candidates("plan", "--c") == ["--cfg"] and candidates("report", "--c") == []

@@ -66,7 +66,8 @@ def test_the_first_two_commands_run_the_main_job_and_the_tests():
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 def test_links_and_pictures_of_a_page_exist(page):
-    for target in re.findall(r"\]\((?!http|#)([^)#\s]+)", page.read_text()):
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\((?!http|#)([^)#\s]+)", prose):
         assert (page.parent / target).exists(), target
 
 

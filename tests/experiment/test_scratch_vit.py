@@ -49,7 +49,7 @@ def test_other_sizes_and_options_are_those_of_timm():
 
 def test_a_network_that_timm_has_in_this_process_only_is_not_exported_for_it():
     network = build_module(compose(["exp=scratch_vit"]), list("abcde")).model
-    with pytest.raises(UserError, match="the stem_vit network of this run is not one of timm's"):
+    with pytest.raises(UserError, match="the stem_vit network of this run is not a timm network"):
         build_timm_network(network, "stem_vit")
 
 

@@ -28,7 +28,7 @@ NETWORKS = {
          "backbone.block3.pool"],
     ),
     "vgg16": (
-        ["model=vgg16"], 96,
+        ["model=vgg16", "model.head.pool=flatten"], 96,
         ["backbone.block1.conv2", "backbone.block3.activation3", "backbone.block5.conv3",
          "backbone.block5.activation3"],
     ),

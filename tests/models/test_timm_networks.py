@@ -184,7 +184,7 @@ def test_ways_to_pool_tokens():
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"size": 100}, "the nearest sizes are 96 and 104"),
+        ({"size": 100}, "it can for 96 and 104"),
         ({"options": {"embd_dim": 32}}, "did you mean embed_dim"),
         ({"options": {"num_classes": 3}}, "has no option num_classes"),
         ({"options": {**VIT, "num_heads": 5}}, "timm cannot build it"),

@@ -24,6 +24,7 @@ OTHERS = {
     "callbacks/attribution.py: options",  # a method's own, whose names are Captum's
     "src/convlens/explain/attribution.py: options",
     "src/convlens/explain/captum_methods.py: options",
+    "src/convlens/models/timm_networks.py: options",  # a constructor's own, whose names are timm's
     "src/convlens/models/earlier_run.py: spec",  # out of a checkpoint
     "src/convlens/models/timm_networks.py: options",  # of a network, whose names are timm's
     "src/convlens/training/survival/checkpoint.py: config",  # out of a checkpoint, unread

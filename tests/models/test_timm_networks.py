@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -12,13 +14,20 @@ from torch import nn
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
-from convlens.models import build_layer_table, build_model
+from convlens.models import Classifier, build_layer_table, build_model
 from convlens.models.features import TokenPool
 from convlens.models.timm_networks import build_parts
 from convlens.models.timm_parts import OwnHead, take_part
 from support.timm_tiny import KINDS, SPEC, VIT, build_tiny
 
 VIT_NAME = "vit_tiny_patch16_224"
+
+
+@cache
+def build(name: str) -> Classifier:
+    """A network of ``KINDS`` in evaluation mode; a test that changes it takes a copy."""
+    torch.manual_seed(0)
+    return build_tiny(name).eval()
 
 
 def build_theirs(name: str, classes: int = 1000) -> nn.Module:
@@ -61,8 +70,7 @@ def test_a_whole_network_with_its_imagenet_classes():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_new_head_reads_what_timms_classifier_reads(name):
-    torch.manual_seed(0)
-    model = build_tiny(name).eval()
+    model = deepcopy(build(name))
     for parameter in model.head.parameters():  # norms that start as the identity prove nothing
         nn.init.uniform_(parameter, 0.5, 1.5)
     theirs, images = build_theirs(name, 0), draw(name)
@@ -86,8 +94,7 @@ def test_a_new_head_reads_what_timms_classifier_reads(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_any_cut_changes_nothing_and_all_parameters_are_counted(name):
-    torch.manual_seed(0)
-    model, images = build_tiny(name).eval(), draw(name)
+    model, images = build(name), draw(name)
     with torch.no_grad():
         logits = model(images)
         for cut in range(1, len(model.backbone.link_names) + 1):
@@ -99,9 +106,8 @@ def test_any_cut_changes_nothing_and_all_parameters_are_counted(name):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_step_changes_the_head_only_or_everything(name):
-    torch.manual_seed(0)
     # in float64: some layers start with a gradient too small to change a float32
-    model, images = build_tiny(name).double().train(), draw(name).double()
+    model, images = deepcopy(build(name)).double().train(), draw(name).double()
     for part in (model.head, model):
         model.requires_grad_(False)
         part.requires_grad_(True)
@@ -120,7 +126,7 @@ def test_a_step_changes_the_head_only_or_everything(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_stages_follow_timms_order_of_layers(name):
     """A later layer of timm's is never in an earlier stage of ours."""
-    model, theirs = build_tiny(name), build_theirs(name, 0)
+    model, theirs = build(name), build_theirs(name, 0)
     layers = group_parameters(theirs, theirs.group_matcher(coarse=False), reverse=True)
     pairs = []
     for key, _ in model.backbone.named_parameters():
@@ -133,7 +139,7 @@ def test_stages_follow_timms_order_of_layers(name):
 
 
 def test_the_stages_of_a_vision_transformer():
-    backbone = build_tiny(VIT_NAME).backbone
+    backbone = build(VIT_NAME).backbone
     assert backbone.stage_names == ("embed", "blocks.0", "blocks.1")
     assert backbone.link_names == ("embed", "blocks.0", "blocks.1", "norm", "pool")
     found = {
@@ -142,7 +148,7 @@ def test_the_stages_of_a_vision_transformer():
                      "blocks.1.mlp.fc1.weight", "norm.weight")
     }  # fmt: skip
     assert list(found.values()) == [0, 0, 0, 2, 2]
-    whole = build_tiny("vit_small_patch16_dinov3").backbone
+    whole = build("vit_small_patch16_dinov3").backbone
     assert whole.stage_names == ("network.patch_embed", "network.blocks.0", "network.blocks.1")
     assert [whole.find_stage(f"network.{name}") for name in
             ("cls_token", "reg_token", "patch_embed.proj.weight", "blocks.1.norm1.weight",
@@ -156,7 +162,7 @@ def test_the_stages_of_a_vision_transformer():
         ("vit_small_patch14_reg4_dinov2", 5, True, (2, 2), -1),
         ("deit_tiny_distilled_patch16_224", 2, True, (4, 4), -1),
         ("vit_base_patch16_siglip_224", 0, False, (4, 4), -1),
-        ("gmlp_ti16_224", 0, False, (2, 2), -1),
+        ("eva02_tiny_patch14_224", 1, True, (2, 2), -1),
         ("swin_tiny_patch4_window7_224", None, False, None, -1),
         ("test_coatnet", None, False, None, 1),
     ],
@@ -184,7 +190,7 @@ def test_ways_to_pool_tokens():
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"size": 100}, "the nearest sizes are 96 and 104"),
+        ({"size": 100}, "it can for 96 and 104"),
         ({"options": {"embd_dim": 32}}, "did you mean embed_dim"),
         ({"options": {"num_classes": 3}}, "has no option num_classes"),
         ({"options": {**VIT, "num_heads": 5}}, "timm cannot build it"),
@@ -211,21 +217,35 @@ def test_mistakes_are_told_in_one_line(keys, said):
     assert len(str(caught.value)) <= 160 and "\n" not in str(caught.value)
 
 
-def test_position_embeddings_are_resized_as_timm_resizes_them(at):
+def test_position_embeddings_are_resized_as_timm_resizes_them(at, monkeypatch):
     torch.manual_seed(0)
     theirs = build_theirs(VIT_NAME)
-    torch.save(theirs.state_dict(), at / "vit.pth")
+    file = at / f"{VIT_NAME}.pth"
+    torch.save(theirs.state_dict(), file)
+    monkeypatch.setenv("CONVLENS_WEIGHTS", str(at))
     options = {"patch_size": 8, **VIT}
-    spec = SPEC.replace(name=VIT_NAME, weights=str(at / "vit.pth"), options=options)
+    spec = SPEC.replace(name=VIT_NAME, weights="auto", options=options)
     model = build_model(spec, channels=3, size=48, outputs=5)
     wanted = timm.create_model(
-        VIT_NAME, pretrained=True, pretrained_cfg_overlay={"file": str(at / "vit.pth")},
+        VIT_NAME, pretrained=True, pretrained_cfg_overlay={"file": str(file)},
         num_classes=0, img_size=48, **options,
     ).state_dict()  # fmt: skip
     assert wanted["pos_embed"].shape == (1, 37, 32)
     ours = rename(model.backbone)
     assert ours.keys() == wanted.keys() and all(torch.equal(ours[k], wanted[k]) for k in wanted)
-    assert "pos_embed resized by timm" in model.weights.note
+    assert "pos_embed resized by timm" in model.weights.note and model.weights.path == file
+
+
+def test_a_run_of_before_has_no_norm_in_its_head():
+    """A stored config without the key is that of a run whose head had none."""
+    heads = (SPEC.head.plain(), {k: v for k, v in SPEC.head.plain().items() if k != "norm"})
+    specs = (SPEC.replace(name="convnext_atto", head=head) for head in heads)
+    new, old = (build_model(each, channels=3, size=32, outputs=5) for each in specs)
+    names = [name for name, _ in old.head.named_children()]
+    assert names == ["pool", "flatten", "dropout", "logits"]
+    assert new.state_dict().keys() - old.state_dict().keys() == {
+        "head.norm.weight", "head.norm.bias"
+    }  # fmt: skip
 
 
 def test_options_are_words_of_the_command_line():

@@ -9,7 +9,7 @@ VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 SWIN = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]}
 
 # one of each kind of features: tokens with a class token, registers, two tokens, only a class
-# token, no class token, a pooling with weights; maps with channels last and first
+# token, a pooling with weights, a norm in the head; maps with channels last and first
 KINDS = {
     "vit_tiny_patch16_224": (32, {"patch_size": 8, **VIT}),
     "vit_small_patch14_reg4_dinov2": (28, VIT),
@@ -17,7 +17,7 @@ KINDS = {
     "vit_small_patch16_dinov3": (32, VIT),
     "vit_base_patch16_siglip_224": (32, {"patch_size": 8, **VIT}),
     "cait_xxs24_224": (32, VIT),
-    "gmlp_ti16_224": (32, {}),
+    "eva02_tiny_patch14_224": (28, VIT),
     "swin_tiny_patch4_window7_224": (64, SWIN),
     "test_coatnet": (64, {}),
 }

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.models.backbone import find_minimum_size, too_small_error
-from convlens.models.timm_parts import FAILURES, Division, divide
+from convlens.models.timm_features import FAILURES
+from convlens.models.timm_parts import Division, divide
 
-REACH = 64  # pixels below and above a size within which a valid one is looked for
+STEP = 32  # pixels between the sizes that are tried for a network without patches
+TRIES = 8  # sizes that are tried below and above another
 # arguments of constructors that other keys of the config determine
 RESERVED = {"self", "num_classes", "in_chans", "cfg", "device", "dtype", "kwargs"}
 
@@ -211,8 +213,9 @@ def list_options(name: str) -> list[str]:
         parameters = inspect.signature(base.__init__).parameters
         known |= dict.fromkeys(parameters)
         if "cfg" in parameters:  # the fields of such a table may be given as arguments
-            table = get_type_hints(base.__init__).get("cfg")
-            known |= {f.name: None for f in fields(table)} if is_dataclass(table) else {}
+            hint = get_type_hints(base.__init__).get("cfg")
+            for table in (hint, *get_args(hint)):  # a class, or one that may be None
+                known |= {f.name: None for f in fields(table)} if is_dataclass(table) else {}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             break
     return sorted(known.keys() - RESERVED)
@@ -223,10 +226,16 @@ def list_options(name: str) -> list[str]:
 
 def _covers(network: nn.Module, size: int) -> bool:
     """Return whether the patches of a network cover images of a size without a remainder."""
+    patch = _find_patch(network)
+    return patch is None or size % patch == 0
+
+
+def _find_patch(network: nn.Module) -> int | None:
+    """Return the larger edge in pixels of the patches that a network cuts images into."""
     from timm.layers import PatchEmbed
 
-    patches = [each for each in network.modules() if isinstance(each, PatchEmbed)]
-    return not any(size % edge for each in patches[:1] for edge in each.patch_size)
+    patches = (each for each in network.modules() if isinstance(each, PatchEmbed))
+    return next((max(each.patch_size) for each in patches), None)
 
 
 def _size_error(
@@ -246,37 +255,38 @@ def _size_error(
         least = find_minimum_size(features, size)
         if least is not None:
             return too_small_error(name, size, least)
-    else:
-        accepts = _make_test(name, options)
-        found = [_find_size(accepts, size, step) for step in (-1, 1)]
-        if sizes := [str(each) for each in found if each is not None]:
-            return UserError(
-                f"data.size={size}: {name} cannot be built for it; the nearest sizes are "
-                f"{' and '.join(sizes)}"
-            )
+    elif sizes := _find_sizes(name, size, options):
+        return UserError(
+            f"data.size={size}: {name} cannot be built for it; it can for "
+            f"{' and '.join(map(str, sizes))}"
+        )
     reason = f" ({_first_line(cause)})" if cause else ""
     return UserError(f"model.name={name} does not accept images of {size} pixels{reason}"[:160])
 
 
-def _make_test(name: str, options: dict[str, Any]) -> Callable[[int], bool]:
-    """Return a function that tells whether a network can be built for a size, without memory."""
+def _find_sizes(name: str, size: int, options: dict[str, Any]) -> list[int]:
+    """Return sizes near another that a network can be built for, or else that of its weights.
 
-    def accepts(size: int) -> bool:
+    Nothing is computed: the networks have shapes, but no numbers.
+    """
+
+    def accepts(edge: int) -> bool:
         try:
             with torch.device("meta"), torch.no_grad():
-                network = _construct(name, 0, size, options).eval()
-                return _covers(network, size) and bool(
-                    min(network.forward_features(torch.zeros(1, 3, size, size)).shape)
-                )
+                network = _construct(name, 0, edge, options).eval()
+                features = network.forward_features(torch.zeros(1, 3, edge, edge))
+                return _covers(network, edge) and min(features.shape) > 0
         except FAILURES:
             return False
 
-    return accepts
-
-
-def _find_size(accepts: Callable[[int], bool], size: int, step: int) -> int | None:
-    sizes = (size + step * away for away in range(1, REACH + 1))
-    return next((each for each in sizes if each > 0 and accepts(each)), None)
+    with torch.device("meta"):
+        step = _find_patch(_construct(name, 0, None, options)) or STEP
+    below = range(size - 1 - (size - 1) % step, 0, -step)[:TRIES]
+    above = range(size + step - size % step, size + (TRIES + 1) * step, step)[:TRIES]
+    found = [next(filter(accepts, edges), None) for edges in (below, above)]
+    near = [edge for edge in found if edge is not None]
+    own = read_timm_config(name)["input_size"][-1]
+    return near or ([own] if own != size and accepts(own) else [])
 
 
 def _first_line(error: Exception) -> str:

@@ -14,16 +14,16 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from convlens.core.errors import UserError
 from convlens.core.evaluation import evaluation_mode
 from convlens.models.backbone import Backbone
-from convlens.models.features import FeatureLayout, TokenPool
+from convlens.models.timm_features import (
+    FAILURES,
+    check_features,
+    find_norm,
+    find_pooling,
+    read_layout,
+)
 
-# the errors of a forward pass for which the network, or the size of the images, is to blame
-FAILURES = (
-    RuntimeError, ValueError, AssertionError, TypeError, LookupError, ArithmeticError,
-    AttributeError,
-)  # fmt: skip
 _SEQUENCES = (nn.Sequential, nn.ModuleList)
 
 
@@ -91,60 +91,17 @@ def divide(network: nn.Module, name: str, size: int) -> Division:
     with torch.no_grad(), evaluation_mode(network):
         with _record_calls(network) as called:
             features = network.forward_features(images)
-        layout = _read_layout(network, name, images, features)
+        check_features(network, name, features)
         with _record_calls(network) as called_by_head:
             network.forward_head(features)
         used = _list_children(called)
         rest = [child for child in _list_children(called_by_head) if child not in used]
+        norm, axes = find_norm(network, rest, features)
+        layout = read_layout(network, name, images, features, norm)
         backbone = _build_backbone(network, used, rest, images, features)
         backbone.layout = layout
-        norm, axes = _find_norm(network, rest, features)
-        pooling = _find_pooling(network, features, layout, norm) if layout.has_tokens else None
+        pooling = find_pooling(network, features, layout, norm) if layout.has_tokens else None
     return Division(backbone, tuple(features.shape[1:]), tuple(rest), pooling, norm, axes)
-
-
-# --- the features
-
-
-def _read_layout(network: nn.Module, name: str, images: Tensor, features: object) -> FeatureLayout:
-    """Return how the features of a network lie, from what timm says of it."""
-    problem = UserError(
-        f"model.name={name}: its features are neither one map nor one sequence of tokens; choose "
-        f"another, such as vit_small_patch16_224 or convnext_tiny"
-    )
-    if not isinstance(features, Tensor) or features.dim() not in (3, 4):
-        raise problem
-    if features.dim() == 4:
-        order = str(getattr(network, "output_fmt", "NCHW")).removeprefix("Format.")
-        channels = {"NCHW": 1, "NHWC": -1}.get(order)
-        if channels is None or features.shape[channels] != network.num_features:
-            raise problem
-        return FeatureLayout(channels)
-    if features.shape[-1] != network.num_features:
-        raise problem
-    grid = _find_grid(network, images, features)
-    prefix = getattr(network, "num_prefix_tokens", None)
-    if prefix is None:
-        if grid is None:
-            raise problem
-        prefix = features.shape[1] - grid[0] * grid[1]
-    has_class_token = prefix > 0 and getattr(network, "cls_token", None) is not None
-    return FeatureLayout(-1, prefix, has_class_token, grid)
-
-
-def _find_grid(network: nn.Module, images: Tensor, features: Tensor) -> tuple[int, int] | None:
-    """Return rows and columns of the patches, if timm's map of the features has the same values."""
-    if not hasattr(network, "forward_intermediates"):
-        return None
-    try:
-        maps = network.forward_intermediates(
-            images, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
-        )[-1]
-    except FAILURES:
-        return None
-    patches = features[:, -maps.shape[-2] * maps.shape[-1] :]
-    same = patches.transpose(1, 2).reshape(maps.shape) if patches.numel() == maps.numel() else None
-    return tuple(maps.shape[-2:]) if same is not None and torch.allclose(same, maps) else None
 
 
 # --- the backbone
@@ -284,62 +241,3 @@ def _list_children(called: dict[str, None]) -> list[str]:
 
 def _list_all(network: nn.Module) -> list[str]:
     return [name for name, _ in network.named_children()]
-
-
-# --- the classifier
-
-
-def _find_norm(
-    network: nn.Module, rest: list[str], features: Tensor
-) -> tuple[nn.Module | None, int]:
-    """Return the norm that is the first layer with parameters in timm's classifier.
-
-    Returns:
-        The norm, or None, and the number of axes of its input.
-    """
-    calls: list[tuple[nn.Module, int]] = []
-    handles = [
-        module.register_forward_pre_hook(
-            lambda module, inputs: calls.append((module, inputs[0].dim()))
-        )
-        for name in rest
-        for module in network.get_submodule(name).modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
-    try:
-        network.forward_head(features)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if calls and _is_norm(calls[0][0]):
-        return calls[0]
-    return None, 0
-
-
-def _is_norm(module: nn.Module) -> bool:
-    """Return whether a module is a normalisation: its parameters are vectors, one value each."""
-    from timm.layers import RmsNorm, SimpleNorm
-
-    kinds = (
-        RmsNorm,
-        SimpleNorm,
-        nn.LayerNorm,
-        nn.GroupNorm,
-        nn.RMSNorm,
-        nn.modules.batchnorm._BatchNorm,
-    )
-    return isinstance(module, kinds)
-
-
-def _find_pooling(
-    network: nn.Module, features: Tensor, layout: FeatureLayout, norm: nn.Module | None
-) -> str:
-    """Return how timm's classifier reduces tokens, by comparing what it computes."""
-    wanted = network.forward_head(features, pre_logits=True)
-    ways = ["class"] * layout.has_class_token + ["mean"] * (features.shape[1] > layout.prefix)
-    for how in ways:
-        pooled = TokenPool(how, layout.prefix)(features)
-        results = [pooled] if norm is None else [norm(pooled), pooled]
-        if any(r.shape == wanted.shape and torch.allclose(r, wanted, atol=1e-6) for r in results):
-            return how
-    return "own"

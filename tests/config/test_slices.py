@@ -26,7 +26,6 @@ OTHERS = {
     "src/convlens/explain/captum_methods.py: options",
     "src/convlens/models/timm_networks.py: options",  # a constructor's own, whose names are timm's
     "src/convlens/models/earlier_run.py: spec",  # out of a checkpoint
-    "src/convlens/models/timm_networks.py: options",  # of a network, whose names are timm's
     "src/convlens/training/survival/checkpoint.py: config",  # out of a checkpoint, unread
 }
 

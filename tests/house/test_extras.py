@@ -21,8 +21,8 @@ from support.places import ROOT
 from support.wheel import UV, create_environment, find_packages
 
 pytestmark = pytest.mark.slow
-EXTRAS = ("wandb", "mlflow", "trackio", "serve", "huggingface")
-MODULES = ("wandb", "mlflow", "trackio", "gradio", "datasets", "sklearn.metrics")
+EXTRAS = ("wandb", "mlflow", "trackio", "serve", "huggingface", "peft")
+MODULES = ("wandb", "mlflow", "trackio", "gradio", "datasets", "peft", "sklearn.metrics")
 NO_BROWSER = "no browser is installed"
 
 

@@ -117,7 +117,8 @@ def _cut(name: str, args, given: Tensor, axes: Axes, outputs: list[Tensor]) -> l
         return [tuple(result)]
     where = 1 if name == "slice" else 2
     place = (args[where] if len(args) > where else 0) % rank
-    size, start, step, results = given.shape[place], 0, 1, []
+    size, start, step = given.shape[place], 0, 1
+    results: list[Axes | None] = []
     if name == "slice":
         start, _, step = slice(*args[2:5]).indices(size)
     for output in outputs:
@@ -131,7 +132,7 @@ def _cut(name: str, args, given: Tensor, axes: Axes, outputs: list[Tensor]) -> l
 
 def _broadcast(given: Sequence[Tensor], known: Sequence[Axes | None], shape) -> Axes:
     """Combine what is known of the operands' axes, which are aligned at the last axis."""
-    result = []
+    result: list[Axis] = []
     for place, size in enumerate(shape):
         candidates = []
         for tensor, axes in zip(given, known, strict=True):

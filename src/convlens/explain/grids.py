@@ -136,9 +136,10 @@ class Layout:
         Args:
             output: an output with maps.
         """
-        if self.grid is None or self.grid.axes[2] is None:
+        place = None if self.grid is None else self.grid.axes[2]
+        if self.grid is None or place is None:
             return self.channels_first(output).flatten(2)[..., :0]
-        batch, channels, place = self.grid.axes
+        batch, channels, _ = self.grid.axes
         others = [axis for axis in range(output.dim()) if axis not in self.grid.axes]
         tokens = output.permute(batch, channels, place, *others).flatten(2)
         end = self.grid.prefix + self.grid.patches
@@ -260,7 +261,7 @@ def _find_grid(shape: tuple[int, ...], axes: Axes, batch: int) -> Grid | None:
     if rows is None or columns is None or not (rows or columns):
         return None
     height, width = (get_size(tuple(parts[i] for i in side)) for side in (rows, columns))
-    shifts = tuple(parts[side[0]].shift if side else 0 for side in (rows, columns))
+    down, across = (parts[side[0]].shift if side else 0 for side in (rows, columns))
     position = next(i for i, atom in enumerate(parts) if atom.label == "C")
     return Grid(
         axes=(next(a for a in plain if "B" in get_labels(axes[a])), channel, token_axis),
@@ -269,7 +270,7 @@ def _find_grid(shape: tuple[int, ...], axes: Axes, batch: int) -> Grid | None:
         sizes=tuple(-1 if atom.label == "B" else atom.size for atom in parts),
         order=(batches[0], position, *rows, *columns),
         shape=(shape[channel], height, width),
-        shift=shifts,
+        shift=(down, across),
     )
 
 

@@ -88,5 +88,5 @@ def find_windows(
     single = [axis for axis, length in enumerate(lead[:-1]) if length == 1]
     if len(mixed) > 1 or len(lead) - 1 in mixed:
         return None
-    heads = (mixed or single or [None])[0]
+    heads = next(iter(mixed or single), None)
     return Windows(index, heads)

@@ -26,7 +26,7 @@ from convlens.training.metrics import EpochMetrics
 from convlens.training.survival.checkpoint import read_checkpoint
 from convlens.training.survival.interruption import Interruption
 from support.lively import kill_group, logged, results, start, table, wait_for
-from support.same import assert_same, trained
+from support.same import assert_maps_of_the_checkpoint, assert_same, trained
 from support.tiny import RANDOM_ATTENTION, TINY, TINY_VIT, TWO_UNFREEZES
 
 COMMON = ["training.epochs=3", "callbacks=none", "data.augment.rotation_degrees=20"]
@@ -179,18 +179,7 @@ def test_the_average_is_evaluated_explained_and_saved(tmp_path):
     module.model.load_state_dict(content["convlens_average"]["weights"], strict=False)
     assert abs(evaluate(module, data)["loss"] - found["loss"]) > 1e-3
     # the maps of the last look are those of the saved network, and its probabilities too
-    explainer = convlens.load(home / "checkpoints" / "last.ckpt", device="cpu")
-    maps = convlens.open_run(home).maps("grad_cam", epoch=3)
-    for number, probe in enumerate(maps.probes):
-        again = explainer.explain(home / "probes" / f"{probe}.png", only="grad_cam")
-        best = float(again.probabilities.max())
-        assert float(maps.probabilities[number, 0]) == pytest.approx(best, abs=1e-5)
-        layer = list(maps.layers)[-1]
-        wanted = next(iter(again.grad_cam[layer])).numpy()
-        largest = max(float(np.abs(wanted).max()), 1e-6)
-        np.testing.assert_allclose(
-            maps.layers[layer][number, 0] / largest, wanted / largest, atol=2e-3
-        )
+    assert_maps_of_the_checkpoint(home, epoch=3)
 
 
 def config_of(content: dict):

@@ -27,6 +27,7 @@ from convlens.explain.activations import compute_layer_statistics
 from convlens.explain.axes import AxisTracker
 from convlens.explain.layers import find_feature_map, find_image_convolutions
 from support.explain_networks import ConvNet, field, pictures, seeded
+from support.token_networks import OwnTransformer
 
 SIDE = 8  # of maps, and the number of channels
 
@@ -221,20 +222,6 @@ def test_what_cannot_be_known_is_refused_by_the_layers_name(build, layer, why):
     ):
         with pytest.raises(UserError, match=f"layer '{layer}' returns {why}"):
             look()
-
-
-class OwnTransformer(nn.Module):
-    """A patch embedding and torch's own encoder, whose fast path calls no layer in it."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Conv2d(3, 16, 8, 8)
-        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 2)
-        self.head = nn.Linear(16, 3)
-
-    def forward(self, x):
-        return self.head(self.encoder(self.embed(x).flatten(2).transpose(1, 2)).mean(1))
 
 
 @pytest.mark.parametrize(

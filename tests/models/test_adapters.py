@@ -32,7 +32,7 @@ def images() -> torch.Tensor:
 @pytest.fixture
 def adapted():
     """A network with adapters that have learned something, in float64."""
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs the extra peft")
     module = build(LORA).double().eval()
     for name, parameter in module.model.named_parameters():
         if "lora_B" in name:
@@ -41,7 +41,7 @@ def adapted():
 
 
 def test_adapters_change_nothing_at_first(images):
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs the extra peft")
     plain, adapted = build(SMALL[:-1]).double().eval(), build(LORA).double().eval()
     assert torch.equal(plain(images), adapted(images))
 
@@ -72,7 +72,7 @@ def test_logits_are_those_of_the_formula_and_of_merged_weights(adapted, images):
 
 
 def test_only_the_groups_of_a_phase_are_trained():
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs the extra peft")
     module = build(LORA)
 
     def trained() -> set[str]:
@@ -106,7 +106,7 @@ VIT += ["model.options.num_heads=2", "training.epochs=null"]
 
 def test_dense_layers_of_attention_get_adapters(images):
     """The layers' outputs against the formula, by hooks, in a network that is otherwise itself."""
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs the extra peft")
     module = build([*VIT, "model.name=vit_tiny_patch16_224"]).double().eval()
     adapted = [path for path, each in module.model.named_modules() if hasattr(each, "lora_A")]
     wanted = {f"backbone.blocks.{n}.attn.{name}" for n in (0, 1) for name in ("qkv", "proj")}
@@ -132,7 +132,7 @@ def test_dense_layers_of_attention_get_adapters(images):
 @pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224"])
 def test_an_adapter_that_would_do_nothing_is_refused(name):
     """These networks read the weights of ``qkv`` without calling it."""
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs the extra peft")
     words = [*VIT, f"model.name={name}"]
     if name.startswith("eva"):  # its projections are separate layers, and are called
         words += ["model.options.qkv_fused=true"]

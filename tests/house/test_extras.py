@@ -22,7 +22,9 @@ from support.wheel import UV, create_environment, find_packages
 
 pytestmark = pytest.mark.slow
 EXTRAS = ("wandb", "mlflow", "trackio", "serve", "huggingface", "peft")
-MODULES = ("wandb", "mlflow", "trackio", "gradio", "datasets", "peft", "sklearn.metrics")
+MODULES = ("wandb", "mlflow", "trackio", "gradio", "datasets", "peft", "lxt", "transformers",
+           "sklearn.metrics")  # fmt: skip
+PROOFS = r"(scikit-learn|lxt|transformers)\b"  # of the extra ``proofs``
 NO_BROWSER = "no browser is installed"
 
 
@@ -50,8 +52,8 @@ def is_asked_for(module: str, text: str) -> bool:
 def list_requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    learn = [each for each in extras["proofs"] if re.match(r"scikit-learn\b", each)]
-    return [*learn, *(each for name in EXTRAS for each in extras[name])]
+    proofs = [each for each in extras["proofs"] if re.match(PROOFS, each)]
+    return [*proofs, *(each for name in EXTRAS for each in extras[name])]
 
 
 @pytest.fixture(scope="module")

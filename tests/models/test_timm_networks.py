@@ -14,6 +14,8 @@ from torch import nn
 
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
+from convlens.explain.axes import Tokens
+from convlens.explain.layouts import Layouts
 from convlens.models import Classifier, build_layer_table, build_model
 from convlens.models.features import TokenPool
 from convlens.models.timm_networks import build_parts
@@ -254,3 +256,20 @@ def test_options_are_words_of_the_command_line():
     assert compose([*words[:1], "model.options={depth: 2}"]).model.options == {"depth": 2}
     with pytest.raises(UserError, match=r"model\.options\.depth: no such key"):
         compose(["model.options.depth=2"])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_explanations_find_the_places_that_timm_states(name):
+    """``explain/`` follows the axes of the image through a pass, and knows nothing of timm."""
+    size, options = KINDS[name]
+    _, division = build_parts(name, 0, size, options)
+    backbone = division.backbone.eval()
+    last, stated = backbone.link_names[-1], backbone.layout
+    layouts = Layouts(backbone, [last])
+    with torch.no_grad(), layouts.hook_layers(layouts.observe):
+        output = layouts.follow(layouts.run_whole, torch.rand(2, 3, size, size))
+    found = layouts.layout(last)
+    if stated.has_tokens and stated.grid is not None:
+        assert found.tokens == Tokens(stated.prefix, *stated.grid)
+    maps = layouts.channels_first(last, output)
+    assert maps.shape[1] == output.shape[stated.channels]

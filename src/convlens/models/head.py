@@ -33,8 +33,8 @@ class Select(nn.Module):
 class AverageMaxPool(nn.Module):
     """Joins each channel's average and maximum over space: (B, C, H, W) to (B, C, 1, 2).
 
-    Where several positions share the maximum, its gradient is divided
-    equally among them, so that it does not depend on the device.
+    Where several positions share the maximum, its gradient is divided equally among them, so that
+    it does not depend on the device.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -54,8 +54,8 @@ def build_head(
         spec: the config group ``model.head``; ``pool: flatten`` keeps every position, ``average``
             averages over space (Lin et al. 2013), ``average_max`` joins average and maximum.
         activation: name of the activation after each hidden dense layer.
-        map_norm: a norm of (B, C, h, w), computed after the average.
-        vector_norm: a norm of (B, C), computed after the average.
+        map_norm: a norm of (B, C, h, w), computed after the pooling.
+        vector_norm: a norm of (B, C), computed after the pooling; only with ``pool: average``.
 
     Returns:
         A network from (B, C, H, W) to (B, outputs).

@@ -16,7 +16,17 @@ from support.tiny import shrink_network
 SHOWN = ("finetune_vgg16", "finetune_inception_v3", "finetune_timm", "scratch_vit")
 
 
-@pytest.mark.parametrize("experiment", list_groups()["experiment"])
+# its twin, cats_dogs_overfit, has the same network
+TWIN = "reproduce/cats_dogs_regularized"
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == TWIN else [])
+        for name in list_groups()["experiment"]
+    ],
+)
 def test_experiment_runs_offline_on_shapes(experiment, at, capsys):
     config = compose([f"exp={experiment}", "data=shapes"])
     data = config.data

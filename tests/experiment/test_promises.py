@@ -192,9 +192,8 @@ def phased_left_alone(tmp_path_factory):
     return home
 
 
-@pytest.mark.parametrize(
-    "epoch", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [2, 4, 6])
 def test_a_schedule_killed_in_each_phase_and_resumed_ends_with_the_same_bits(
     phased_left_alone, tmp_path, epoch
 ):

@@ -44,6 +44,7 @@ def stop(home: Path, data: Path, words: list[str], number: int, sign: str, after
     return told(process), process.returncode
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_step_and_resume_goes_on_amid_the_epoch(data, tmp_path):
     """A quick run; all that a run may hold is in the slow test."""
     words = [*TINY, "callbacks=none", "training.epochs=1", "training.steps_per_epoch=500"]

@@ -127,6 +127,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_kill_9_while_building_leaves_nothing_to_trust(at, own_cache, capsys):
     words = ["train", *TINY, *SCHEDULE, "data.pictures=300", "run_dir=killed"]
     process = subprocess.Popen(

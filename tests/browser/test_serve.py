@@ -90,7 +90,7 @@ def test_an_image_is_dropped_and_its_classes_and_map_appear(browser: Browser, ex
         source = page.run("document.querySelector('#map img').src")
         page.run("document.querySelector('#method input[value=occlusion]').click()")
         page.until(
-            "document.querySelector('#caption textarea').value.startsWith('Covering a red part')"
+            "document.querySelector('#caption textarea').value.startsWith('Covering a red region')"
         )
         assert page.errors == []
         hosts = {urlsplit(each).hostname for each in page.requests}

@@ -87,6 +87,7 @@ EXPERIMENTS = list_groups()["experiment"]
 # those that differ in what happens in a step; the others in the network's layers or the images
 STORED = (
     "features_vgg16", "finetune_inception_v3", "finetune_timm", "finetune_vgg16", "finetune_vit",
+    "modern_timm",
     "probe_dinov2", "reproduce/inception_v3_flowers", "reproduce/vgg16_features",
     "reproduce/vgg16_finetune",
 )  # fmt: skip

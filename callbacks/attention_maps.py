@@ -6,13 +6,13 @@ import numpy as np
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
-from convlens.callbacks.obstacles import find_obstacle
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.draw.attention_panel import HEADS_READING, MapRow, attention_panel, name_heads
 from convlens.explain.attention import AttentionMaps as Found
 from convlens.explain.attention import attention_maps, choose_attention
+from convlens.explain.obstacles import find_obstacle
 from convlens.explain.rollout import attention_rollout
 
 _PASSES = 3.0  # forward passes of one image that its maps and the rollout cost about

@@ -8,7 +8,6 @@ import numpy as np
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
-from convlens.callbacks.obstacles import find_obstacle
 from torch import Tensor, nn
 
 from convlens.draw.attention_panel import NORMS_READING, MapRow, NamedMap, attention_panel
@@ -16,6 +15,7 @@ from convlens.draw.charts import depth_chart
 from convlens.explain.attention import attention_maps, choose_attention
 from convlens.explain.attention_profile import AttentionProfile, profile_attention
 from convlens.explain.attention_scores import NormOutliers, norm_outliers, token_drift
+from convlens.explain.obstacles import find_obstacle
 
 KIND = "attention scores"
 PASSES = 3.0  # forward passes of one image that its scores cost about
@@ -157,11 +157,12 @@ class AttentionScores(ExplanationCallback):
         maps = [NamedMap("norm of the token", norms, float(outliers.norms.max()))]
         if count:
             maps.append(NamedMap("outliers", above.float()))
-        row = f"{layer} · {count} of {total} patches above {outliers.threshold:.3g}"
-        title = f"{look.probes.names[number]} · norms of tokens · epoch {look.clock}"
+        title = f"{look.probes.names[number]} · norms after {layer} · epoch {look.clock}"
+        counted = f"Outliers: {count} of {total} patches, with a norm above"
         return attention_panel(
-            look.probes.photographs[number], [MapRow(row, maps, shared=False)], title=title,
-            source=look.probes.sources[number], reading=NORMS_READING,
+            look.probes.photographs[number], [MapRow("tokens", maps, shared=False)], title=title,
+            source=look.probes.sources[number],
+            reading=f"{counted} {outliers.threshold:.3g}. {NORMS_READING}",
         )  # fmt: skip
 
     def _draw_charts(self, look: Look) -> Findings:

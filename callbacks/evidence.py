@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from convlens.callbacks.explanation import Explanation
 from convlens.callbacks.look import Look
-from convlens.callbacks.obstacles import find_obstacle
 from torch import Tensor, nn
 
 from convlens.explain.grad_cam import GradCamMaps, grad_cam
 from convlens.explain.layers import choose_layers
 from convlens.explain.legrad import legrad
+from convlens.explain.obstacles import find_obstacle
+from convlens.rundir.maps import BLOCKS
 
 PASSES = 5.0  # forward passes that the maps of two classes cost about, backward passes included
 METHODS = ("grad_cam", "legrad")
-BLOCKS = "all blocks"  # the layer of LeGrad's maps
 FEWEST = 10  # images: numbers about fewer would jump from look to look
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from convlens.callbacks.evidence import explain_attention
 from convlens.callbacks.evidence_maps import EvidenceMaps, Found
 from convlens.callbacks.look import Look
-from convlens.callbacks.obstacles import find_obstacle
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
 from convlens.draw.attention_panel import LEGRAD_READING
 from convlens.explain.legrad import POOLINGS
+from convlens.explain.obstacles import find_obstacle
 
 
 class LeGrad(EvidenceMaps):

@@ -18,7 +18,6 @@ from convlens.callbacks.evidence import (
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
-from convlens.callbacks.obstacles import find_obstacle
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError, nearest
@@ -28,6 +27,7 @@ from convlens.explain.activations import compute_layer_statistics
 from convlens.explain.faithfulness import faithfulness, insertion_deletion
 from convlens.explain.layers import choose_layers, layer_kind
 from convlens.explain.layouts import find_module
+from convlens.explain.obstacles import find_obstacle
 from convlens.explain.sanity import parameter_randomisation
 from convlens.explain.similarity import pearson
 

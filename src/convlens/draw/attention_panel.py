@@ -25,12 +25,16 @@ HEADS_READING = (
     "not evidence."
 )
 NORMS_READING = (
-    "Outliers are far longer than other tokens: they hold facts about the whole image, not about "
-    "their place. Maps of attention show them as bright dots."
+    "They are far longer than other tokens: they hold facts about the whole image, not about their "
+    "place. Maps of attention show them as bright dots."
 )
 LEGRAD_READING = (
     "LeGrad: the brighter a region, the more the score of the class grows with attention to it, "
     "mean of all blocks."
+)
+RELEVANCE_READING = (
+    "Relevance: the brighter a region, the more the attention that raises the score of the class "
+    "reads from it, over all blocks."
 )
 CELL = 144  # longest side of the photograph under each map, pixels
 

@@ -18,7 +18,7 @@ from convlens.explain.attention_scores import NormOutliers, norm_outliers, token
 from convlens.explain.obstacles import find_obstacle
 
 KIND = "attention scores"
-PASSES = 3.0  # forward passes of one image that its scores cost about
+PASSES = 2.0  # forward passes of one image that its scores cost about
 STATE_KEYS = ("before", "untrained", "latest", "measured")  # in checkpoints
 SCORES = {  # by layer -> what the chart over depth calls them
     "head_entropy": "head entropy (0: one token, 1: all alike)",

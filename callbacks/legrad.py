@@ -69,7 +69,7 @@ class LeGrad(EvidenceMaps):
         return find_obstacle(network, example, "legrad")
 
     def estimate_passes(self, classes: int) -> float:
-        return 3.0 + 2.0 * classes  # attention is written out; a backward pass in each block
+        return 2.0 + classes  # attention is written out; a short backward pass in each block
 
     def explain(self, look: Look, images: Tensor, targets: Tensor) -> Found:
         found = explain_attention(self, look, images, targets, self.pool)

@@ -135,7 +135,7 @@ def test_planted_outliers_raise_the_alarm_and_are_drawn(vit, drawn):
     share = found["explain/norm_outliers"]
     assert share == pytest.approx(1 / 8)
     line = alarms.check_norm_outliers(found, share=0.01)
-    assert line.startswith("12.5% of the patches of the background have tokens with far larger")
+    assert line.startswith("12.5% of the patches of the background have tokens of far larger norm;")
     ((rows, options),) = drawn
     norms, above = rows[0].maps
     assert above.map.nonzero().tolist() == [[0, 0]] and norms.map.argmax() == 0

@@ -17,9 +17,8 @@ WORDS: Words = {
         form="PATH", synonyms=("images",),
     ),
     "only": Word(
-        "grad_cam, occlusion, superpixels, activations, filters; legrad, relevance, attention, "
-        "rollout, token_occlusion, attn_lrp (transformers); methods of captum.attr, with commas; "
-        "default: see below",
+        "grad_cam, occlusion, superpixels, activations, filters, one of those below for "
+        "transformers, or methods of captum.attr, with commas; default: see below",
         form="NAME,…",
     ),
     "layers": Word(
@@ -35,7 +34,8 @@ WORDS: Words = {
 }  # fmt: skip
 NOTES = (
     "Without only=: grad_cam, legrad (where it fits), occlusion, superpixels, integrated_gradients",
-    "and activations.",
+    "and activations. Of transformers also: relevance, attention, rollout, token_occlusion, and",
+    "attn_lrp (torchvision's ViT, with the package lxt).",
     "Without ckpt=, `model=NAME model.head=imagenet` explains a network of timm or torchvision",
     "with its ImageNet weights; other keys of model and data may follow:",
     "`convlens train --help` lists them.",

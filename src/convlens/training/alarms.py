@@ -112,17 +112,15 @@ def check_norm_outliers(scores: Mapping[str, float], *, share: float | None) -> 
         The alarm, or None.
 
     >>> check_norm_outliers({"explain/norm_outliers": 0.023}, share=0.01)
-    '2.3% of the patches of the background have tokens with far larger norms than the others; \
-look at layers/norms/… and layers/attention/…: bright dots there are no objects; trust legrad/…, \
-or use a network with registers'
+    '2.3% of the patches of the background have tokens of far larger norm; look at layers/norms/…: \
+bright dots of attention there are no objects; trust legrad/…'
     """
     found = scores.get("explain/norm_outliers")
     if share is None or not found or found < share:
         return None
     return (
-        f"{found:.1%} of the patches of the background have tokens with far larger norms than the "
-        f"others; look at layers/norms/… and layers/attention/…: bright dots there are no objects; "
-        f"trust legrad/…, or use a network with registers"
+        f"{found:.1%} of the patches of the background have tokens of far larger norm; look at "
+        f"layers/norms/…: bright dots of attention there are no objects; trust legrad/…"
     )
 
 

@@ -12,8 +12,8 @@ class LeGradConfig(BatchedConfig):
     """LeGrad of the probes, for transformers."""
 
     pool: Annotated[str, one_of("auto", "mean", "network")] = key(
-        "tokens of a block that the classifier gets: mean (of all), network (those that it reads) "
-        "or auto (mean; networks that LeGrad cannot explain are left out, not refused)"
+        "tokens that the classifier gets: mean (of all), network (those that it reads) or auto "
+        "(mean; networks that LeGrad cannot explain are left out)"
     )
     target: Annotated[str, TEXT] = key(
         "class to explain: answer (predicted and true class) or a class name"

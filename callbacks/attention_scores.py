@@ -21,9 +21,9 @@ KIND = "attention scores"
 PASSES = 2.0  # forward passes of one image that its scores cost about
 STATE_KEYS = ("before", "untrained", "latest", "measured")  # in checkpoints
 SCORES = {  # by layer -> what the chart over depth calls them
-    "head_entropy": "head entropy (0: one token, 1: all alike)",
-    "head_diversity": "head diversity (0: all heads alike, 1: no two look at the same)",
-    "attention_distance": "attention distance, fraction of the diagonal",
+    "head_entropy": "head entropy (1: looks at all alike)",
+    "head_diversity": "head diversity (0: all heads alike)",
+    "attention_distance": "attention distance (of the diagonal)",
 }
 
 

@@ -91,8 +91,8 @@ def _score(each: Attention, size: tuple[int, int], diagonal: float) -> dict[str,
     weights, places, found = each.weights.detach(), each.places, {}
     if places.windows is not None:
         heads = places.windows.heads
-        weights = weights.unsqueeze(1) if heads is None else weights.movedim(heads, 1)
-        weights = weights.reshape(-1, *weights.shape[-3:]) if weights.dim() != 4 else weights
+        weights = weights.unsqueeze(-3) if heads is None else weights.movedim(heads, -3)
+        weights = weights.flatten(0, -4)
     elif places.keys is None:
         return {}
     found["entropy"] = float(head_entropy(weights).mean())

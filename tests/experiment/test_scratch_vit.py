@@ -77,3 +77,30 @@ def test_it_learns_shapes_within_five_epochs_and_its_maps_point_at_them(tmp_path
     assert pointing_game(maps, masks).nanmean() >= 2 * masks.float().mean()
     maps = legrad(network, images, predicted, batch=50).maps[:, 0]
     assert pointing_game(maps, masks).nanmean() >= 1.5 * masks.float().mean()
+
+
+# the mark is learned within 340 steps; turned images would often lose it
+MARKED = [
+    "exp=scratch_vit", "data.pictures=2400", "data.augment.rotation_degrees=0",
+    "training.epochs=3", "training.batch_size=16", "precision=32", "trainer=cpu",
+    "looking={seconds: 100, first_seconds: 100, last_seconds: 100}",
+    *(f"callbacks.{name}=null" for name in (
+        "activation_grids", "augmentation_preview", "class_means", "confusion_matrix", "grad_cam",
+        "learning_curves", "mistakes", "occlusion_maps", "filter_visuals",
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mark", [1.0, 0.0])
+def test_a_mark_that_reveals_the_class_raises_an_alarm(tmp_path, mark):
+    """Grad-CAM of the last block finds the corner, although every token has seen it."""
+    home = tmp_path / "run"
+    assert main(["train", f"run_dir={home}", *MARKED, f"data.shortcut={mark}"]) == 0
+    summary = json.loads((home / "summary.json").read_text())
+    raised = [line for line in summary["alarms"] if line.startswith("evidence")]
+    if not mark:
+        assert raised == []
+    else:
+        assert any("evidence for 5 classes, each in the same place" in line for line in raised)
+        assert summary["val"]["accuracy"] > 0.9 and summary["test"]["accuracy"] < 0.5

@@ -266,12 +266,18 @@ JOBS = [
         [
             Row("grad_cam", "Grad-CAM at 3 layers [s]", "3 LayerGradCam calls", at_least=2.0),
             Row("occlusion", "occlusion, 49 windows [s]", "Captum's Occlusion"),
+            Row(
+                "grad_cam_vit", "Grad-CAM, ViT-S/16, 8 images [s]", "a training pass",
+                at_least=1 / 1.5,
+            ),
             Row("legrad", "LeGrad, ViT-S/16, 8 images [s]", "a training pass", at_least=1 / 3),
             Row("grad_cam_panel", "TensorBoard: Grad-CAM panel [s]", "add_figure", at_least=10.0),
             Row("activation_grid", "TensorBoard: 512 channels [s]", "add_figure", at_least=10.0),
         ],
         lambda result: tasks(
-            result, ["grad_cam", "occlusion", "legrad", "grad_cam_panel", "activation_grid"],
+            result,
+            ["grad_cam", "occlusion", "grad_cam_vit", "legrad", "grad_cam_panel",
+             "activation_grid"],
             [("ours", "peer")],
         ),
     ),

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from convlens.callbacks.embeddings import list_component_sheets, list_position_sheets
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
@@ -17,6 +18,8 @@ from convlens.callbacks.pace import Allowance, Pace
 from torch import Tensor, nn
 
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
+from convlens.explain.axes import Layout
+from convlens.explain.embeddings import find_positions
 from convlens.explain.filters import (
     estimate_step_seconds,
     find_logits_layer,
@@ -54,6 +57,10 @@ class FilterVisuals(ExplanationCallback):
     ``convlens.explain.unit_effects``; their numbers and ranks are named. The units of the layer
     that gives the logits are labelled with the class names; a single logit is maximised for one
     class and minimised for the other.
+
+    Of a transformer, the similarity of the learned embeddings of its positions is drawn at every
+    look, and the principal components of the kernels that embed its patches before training and at
+    the end.
 
     If too little time is left, fewer units are shown or the layer is skipped, and the next look
     starts with it. An ascent that would last longer than the look is stopped, and the labels say
@@ -100,6 +107,7 @@ class FilterVisuals(ExplanationCallback):
         # found before training, so that a short look need not
         self.find_once(network, example, find_image_convolutions)
         self.find_once(network, example, self._find_logits)
+        self.find_once(network, example, self._find_positions)
         return self.find_once(network, example, self._find_layers)
 
     def _find_layers(self, network: nn.Module, example: Tensor) -> list[str]:
@@ -124,13 +132,14 @@ class FilterVisuals(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         layers = self.layers_of(look)
-        for first in self.find_once(look.network, look.example, find_image_convolutions):
-            if first not in layers:
-                continue
+        reading = self.find_once(look.network, look.example, find_image_convolutions)
+        reading = [layer for layer in reading if layer in layers]
+        for first in reading:
             layers.remove(first)
             title = f"{first} · kernels · epoch {look.clock}"
             weights = kernels(find_module(look.network, first))
             yield f"layers/filters/{first}", kernel_sheet(weights, title=title)
+        yield from self._draw_embeddings(look, reading)
         if not layers:
             return
         if look.seconds_left < (0 if look.final else 2 * look.pass_seconds):
@@ -172,6 +181,19 @@ class FilterVisuals(ExplanationCallback):
             )
             self.report_cut(look, f"with {named} drawn")
             log.debug("%s drew only %s", self.name, ", ".join(missing))
+
+    def _find_positions(self, network: nn.Module, example: Tensor) -> dict[str, Layout]:
+        """Return the learned embeddings of positions; none if layers are named."""
+        return find_positions(network, example) if self.layers in ("auto", ["auto"]) else {}
+
+    def _draw_embeddings(self, look: Look, reading: list[str]) -> Findings:
+        positions = self.find_once(look.network, look.example, self._find_positions)
+        when = f" · epoch {look.clock}"
+        sheets = [*list_position_sheets(look.network, positions, when)]
+        if look.final or look.clock == 0:
+            sheets += list_component_sheets(look.network, reading, when)
+        for tag, make in sheets:
+            yield from self.draw(look, tag, make)
 
     # --- which units
 

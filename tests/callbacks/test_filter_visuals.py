@@ -16,6 +16,7 @@ from convlens.callbacks.look import Look
 from convlens.callbacks.pace import Pace
 
 from convlens.core.errors import UserError
+from convlens.experiment.methods import draw_filter_panels
 from convlens.explain import layers as layers_module
 from convlens.explain import unit_effects
 from convlens.explain.ascent import Ascent
@@ -23,6 +24,7 @@ from convlens.explain.filters import estimate_step_seconds
 from convlens.explain.units import Units
 from support import looks
 from support.looks import NAMES, FakeClock, Small, probes, untrained
+from support.token_networks import timm_vit
 
 
 def look_at(*words: str, names=NAMES) -> Look:
@@ -303,3 +305,17 @@ def test_a_look_need_not_find_the_layers_that_were_found_before_training(drawn, 
     monkeypatch.setattr(module_under_test, "find_logits_layer", None)
     monkeypatch.setattr(layers_module, "trace", None)
     assert len(list(callback.pictures(look))) == 1 + len(drawn) == 4
+
+
+def test_embeddings_of_a_transformer_are_drawn():
+    """Positions at every look; principal components of the patches first and last."""
+    network = timm_vit(img_size=16, patch_size=4).eval()
+    look, callback = looks.look_at(network), FilterVisuals(steps=1, units=1, limit=2, patches=0)
+    positions, components = "layers/filters/pos_embed", "layers/filters/patch_embed.proj/components"
+    for clock, final, shown in ((0, False, True), (1, False, False), (2, True, True)):
+        found = dict(callback.pictures(replace(look, clock=clock, final=final)))
+        assert positions in found and (components in found) == shown
+    named = dict(FilterVisuals(layers="head", steps=1, units=1).pictures(look))
+    assert list(named) == ["layers/filters/head"]
+    panels = draw_filter_panels(network, (3, 16, 16), NAMES, "auto", seed=0)
+    assert {positions, components} <= panels.keys()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from convlens.cli.main import main
-from support.tiny import TINY, TWO_UNFREEZES
+from support.tiny import RANDOM_ATTENTION, TINY, TINY_VIT, TWO_UNFREEZES
 
 # dropout, augmentation, batch norm, a schedule: whatever could draw numbers or carry state
 LIVELY = [
@@ -27,6 +27,9 @@ LIVELY = [
     "scheduler=cosine",
     "scheduler.warmup_epochs=0.5",
 ]
+
+
+PATIENCE = 600  # seconds that an epoch may take to begin, on a busy machine
 
 
 def weights(home: Path, which: str = "last") -> dict[str, torch.Tensor]:
@@ -89,11 +92,11 @@ def kill_in_epoch(home: Path, words: list[str], epoch: int) -> None:
     )
     log = home / "train.log"
     sign = f"epoch {epoch - 1}/" if epoch > 1 else "run folder"
+    deadline = time.monotonic() + PATIENCE
     try:
-        for _ in range(1200):
-            if log.exists() and sign in log.read_text():
-                break
+        while not (log.exists() and sign in log.read_text()):
             assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, f"epoch {epoch} did not begin"
             time.sleep(0.05)
         time.sleep(0.3)  # into the epoch
         assert process.poll() is None, "the run ended before it could be killed"
@@ -105,26 +108,41 @@ def kill_in_epoch(home: Path, words: list[str], epoch: int) -> None:
 # long enough epochs to be killed amid; 120 steps of a tiny network, and looks that are soon done
 DEAR = ("scores", "mistakes", "class_means", "activation_grids", "occlusion_maps", "filter_visuals")
 LONG = [*LIVELY, "training.steps_per_epoch=120", *(f"callbacks.{name}=null" for name in DEAR)]
+# dropout of attention and of paths, which draw random numbers inside the blocks
+LONG_VIT = [
+    *TINY_VIT, *RANDOM_ATTENTION, "training.epochs=3", "training.steps_per_epoch=120",
+    "data.augment.brightness=0.2", *(f"callbacks.{name}=null" for name in DEAR),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def long_left_alone(tmp_path_factory):
+def long_left_alone(request, tmp_path_factory):
+    """Train without interruption; return the words and the run folder."""
+    words = getattr(request, "param", LONG)
     home = tmp_path_factory.mktemp("long") / "run"
-    assert main(["train", f"run_dir={home}", *LONG]) == 0
-    return home
+    assert main(["train", f"run_dir={home}", *words]) == 0
+    return words, home
 
 
 @pytest.mark.parametrize(
-    "epoch", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+    ("long_left_alone", "epoch"),
+    [
+        pytest.param(LONG, 1, marks=pytest.mark.slow),
+        (LONG, 2),
+        pytest.param(LONG, 3, marks=pytest.mark.slow),
+        pytest.param(LONG_VIT, 2, marks=pytest.mark.slow),
+    ],
+    indirect=["long_left_alone"],
+    ids=["convnet-1", "convnet-2", "convnet-3", "transformer-2"],
 )
 def test_kill_9_and_resume_end_with_the_same_bits(long_left_alone, tmp_path, epoch):
-    home = tmp_path / "killed"
-    kill_in_epoch(home, LONG, epoch)
+    (words, alone), home = long_left_alone, tmp_path / "killed"
+    kill_in_epoch(home, words, epoch)
     assert not (home / "summary.json").exists()
     assert main(["resume", f"run={home}"]) == 0
     for which in ("last", "best"):
-        assert same(weights(long_left_alone, which), weights(home, which))
-    whole, resumed = ((h / "metrics.csv").read_text() for h in (long_left_alone, home))
+        assert same(weights(alone, which), weights(home, which))
+    whole, resumed = ((h / "metrics.csv").read_text() for h in (alone, home))
     assert [_results(line) for line in whole.splitlines()] == [
         _results(line) for line in resumed.splitlines()
     ]

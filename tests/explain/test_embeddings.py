@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from convlens.core.errors import UserError
-from convlens.explain.embeddings import position_similarities, principal_kernels
+from convlens.explain.embeddings import (
+    find_positions,
+    is_patch_embedding,
+    position_similarities,
+    principal_kernels,
+)
 from support.explain_networks import pictures, seeded
 from support.token_networks import (
+    TINY,
     OwnTransformer,
     double,
     images_of,
@@ -18,6 +25,10 @@ from support.token_networks import (
     timm_vit,
     torchvision_vit,
 )
+
+
+class OwnVit(timm.models.VisionTransformer):
+    """A class of the user, derived from one of timm's."""
 
 
 def test_principal_kernels_are_those_of_the_covariance():
@@ -42,6 +53,7 @@ def test_principal_kernels_are_those_of_the_covariance():
         (timm_vit, "pos_embed", 1, (4, 6)),
         (lambda: timm_vit(reg_tokens=2, no_embed_class=True), "pos_embed", 0, (4, 6)),
         (torchvision_vit, "encoder.pos_embedding", 1, (4, 4)),
+        (lambda: OwnVit(**TINY, img_size=32, patch_size=8), "pos_embed", 1, (4, 4)),
     ],
 )
 def test_position_embeddings_are_compared_patch_by_patch(build, name, prefix, grid):
@@ -49,7 +61,7 @@ def test_position_embeddings_are_compared_patch_by_patch(build, name, prefix, gr
     with torch.no_grad():
         model.get_parameter(name).normal_()
     height, width = grid
-    found = position_similarities(model, images_of(8 * height, 8 * width))
+    found = position_similarities(model, find_positions(model, images_of(8 * height, 8 * width)))
     assert list(found) == [name] and found[name].shape == (*grid, *grid)
     rows = model.get_parameter(name)[0, prefix:].detach()
     expected = F.cosine_similarity(rows[:, None], rows[None], dim=2).view(*grid, *grid)
@@ -57,5 +69,12 @@ def test_position_embeddings_are_compared_patch_by_patch(build, name, prefix, gr
 
 
 def test_networks_without_a_learned_position_embedding_have_no_similarities():
-    assert position_similarities(seeded(timm_mixer), pictures(1, 32)) == {}
-    assert position_similarities(seeded(OwnTransformer), pictures(1, 32)) == {}
+    assert find_positions(seeded(timm_mixer), pictures(1, 32)) == {}
+    assert find_positions(seeded(OwnTransformer), pictures(1, 32)) == {}
+
+
+def test_patch_embeddings_are_the_convolutions_without_overlap():
+    assert is_patch_embedding(timm_vit().patch_embed.proj)
+    assert is_patch_embedding(nn.Conv2d(3, 8, (4, 2), (4, 2)))
+    for other in (nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 7, 4), nn.Conv2d(3, 8, 3), nn.Linear(3, 8)):
+        assert not is_patch_embedding(other)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convlens.callbacks.embeddings import list_component_sheets, list_position_sheets
 from convlens.core.errors import UserError, nearest
 from convlens.core.progress import Work
 from convlens.draw.activation_grid import activation_grid
@@ -24,6 +25,7 @@ from convlens.explain.activations import activations
 from convlens.explain.attn_lrp import attn_lrp
 from convlens.explain.attribution import attribute
 from convlens.explain.captum_methods import attribution_methods, find_method
+from convlens.explain.embeddings import find_positions
 from convlens.explain.filters import (
     find_logits_layer,
     get_recipe,
@@ -220,7 +222,9 @@ def draw_filter_panels(
     """Draw the filters of layers.
 
     Convolutions that read the image itself are shown by their kernels; units of other
-    convolutions and of dense layers by images that excite them most, found by gradient ascent.
+    convolutions and of dense layers by images that excite them most, found by gradient ascent. Of a
+    transformer, the principal components of the kernels that embed its patches and the similarity
+    of its learned embeddings of positions are added.
 
     Args:
         network: maps images ``(B, C, H, W)`` in [0, 1] to logits.
@@ -259,7 +263,10 @@ def draw_filter_panels(
             panel = _draw_ascent(network, layer, shape, units, seed)
         panels[f"layers/filters/{layer}"] = panel
         work.advance()
-    return panels
+    sheets = [*list_component_sheets(network, [each for each in chosen if each in first])]
+    if layers == "auto":
+        sheets += list_position_sheets(network, find_positions(network, example))
+    return panels | {tag: make() for tag, make in sheets}
 
 
 def _draw_ascent(

@@ -146,9 +146,7 @@ class ScoresConfig(BatchedConfig):
     )
     limit: Annotated[int, whole(1)] = key("largest number of layers that layers=auto chooses")
     masks: Annotated[bool, SWITCH] = key("whether to use the masks of images that have them")
-    border: Annotated[float, FRACTION] = key(
-        "width of the border region, fraction of the image's sides"
-    )
+    border: Annotated[float, FRACTION] = key("border region's width, fraction of the image's sides")
     near: Annotated[float, FRACTION] = key(
         "distance up to which peaks count as one place, fraction of the image's sides"
     )
@@ -165,9 +163,13 @@ class MistakesConfig(BatchedConfig):
     random: Annotated[int, whole(0)] = key(
         "number of random validation images to show, the same ones throughout the run"
     )
-    table: Annotated[int | None, whole(0)] = optional(
-        "number of the most confident mistakes to list in a table"
-    )
+    table: Annotated[int | None, whole(0)] = optional("most confident mistakes to list in a table")
+
+
+class DataDiaryConfig(BatchedConfig):
+    """What the training images did, and the labels that are probably wrong."""
+
+    images: Annotated[int, whole(0)] = key("number of most suspicious training images to show")
 
 
 class ConfusionMatrixConfig(EachEpochConfig):
@@ -300,7 +302,7 @@ LOOKS: dict[str, type[LookConfig]] = {
     for kind in (
         GradCamConfig, ScoresConfig, MistakesConfig, ConfusionMatrixConfig, ClassMeansConfig,
         ActivationGridsConfig, OcclusionMapsConfig, FilterVisualsConfig, AugmentationPreviewConfig,
-        LearningCurvesConfig, AttributionConfig,
+        LearningCurvesConfig, AttributionConfig, DataDiaryConfig,
     )
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ _SMALLEST = ((900, 60), (600, 55))
 # prefixes of tags to drop, in this order, if even the smallest pictures do not fit; others go last
 DISPENSABLE = (
     "training/augmentation", "predictions/random", "predictions/breakdown", "layers/depth",
-    "grad_cam_means", "predictions/mistakes", "predictions", "",
+    "diary/map", "grad_cam_means", "predictions/mistakes", "predictions", "",
 )  # fmt: skip
 
 

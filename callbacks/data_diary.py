@@ -72,7 +72,7 @@ class DataDiary(ExplanationCallback):
             look, "diary/map",
             lambda: cartography_map(
                 record.confidence, record.variability, diary.labels, flags, look.class_names,
-                title=f"the training images · {when}",
+                title=f"data map · {when}",
             ),
             seconds=0.4,
         )  # fmt: skip

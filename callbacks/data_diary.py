@@ -63,7 +63,7 @@ class DataDiary(ExplanationCallback):
         if diary is None or not diary.epoch:
             return
         when = f"training · epoch {diary.epoch}"
-        if draw := self._compose_suspects(replace(look, **look.training), diary, when):
+        if draw := self._compose_suspects(replace(look, **look.over_training), diary, when):
             yield from self.draw(look, "diary/mislabelled", draw)
         if diary.several:
             return  # a point per image and class would be a cloud

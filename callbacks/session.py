@@ -265,7 +265,7 @@ def gather_context(
         context |= _build_readers(pictures, data, module.device)
         if (diary := getattr(module, "diary", None)) is not None:
             readers = _build_readers(data.dataset.splits["train"], data, module.device)
-            context |= {"diary": diary, "training": readers}
+            context |= {"diary": diary, "over_training": readers}
         schedule = getattr(module, "schedule", None)
         if data.augmentation.changes_images and (schedule is None or schedule.augments):
             context["augment"] = partial(_augment, data.augmentation)

@@ -92,7 +92,7 @@ class Look:
         history: the scalars of each epoch logged so far, from epoch 0; empty outside convlens runs.
         marks: events by epoch, such as ``{"head, top": 5}``.
         diary: what the training images did; None outside convlens runs, and without a diary.
-        over_training: ``fetch``, ``photographs`` and the other fields of the kind for training images.
+        over_training: ``fetch``, ``photographs`` and the like for the training images.
         memo: results that callbacks share within this look.
         skip_preprocessing: makes a context in which the network takes images from ``fetch``.
         budget_key: the setting that grants this look more time.

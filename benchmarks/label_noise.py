@@ -32,6 +32,7 @@ from convlens.cli.main import main
 from convlens.training import ClassifierModule
 from convlens.training.diary.diary import Diary
 from convlens.training.diary.keeper import DiaryKeeper
+from convlens.training.diary.suspects import find_suspects
 
 SPLITS = ("train", "validation", "test")
 
@@ -107,11 +108,10 @@ def compare(home: Path, wrong: set[str]) -> dict:
         rows = [row for row in csv.DictReader(table) if row["aum"]]
     truth = np.array([row["file"] in wrong for row in rows])
     aum = np.array([float(row["aum"]) for row in rows])
-    median = np.median(aum)
     flagged = np.array([bool(row["suspected"]) for row in rows])
     found = {
         "images": len(rows), "wrong": int(truth.sum()), "suspects": int(flagged.sum()),
-        "by_chance": int((aum >= 3 * median).sum()) if median > 0 else 0,
+        "by_chance": round(find_suspects(aum).by_chance, 1),
         "wrong_suspects": int(truth[flagged].sum()),
     }  # fmt: skip
     if truth.any():

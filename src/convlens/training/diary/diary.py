@@ -131,7 +131,7 @@ class Diary:
         if not count:
             return "lowest margins, no label suspected"
         total = sum(each.total for each in found)
-        return f"probably mislabelled: {count} of {total}, chance gives {by_chance}"
+        return f"probably mislabelled: {count} of {total}, chance gives {by_chance:.0f}"
 
     def check(self, excess: float) -> str | None:
         """Return the alarm that many labels are probably wrong, or None.

@@ -7,33 +7,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DEVIATIONS = 3.0  # standard errors by which suspects must outnumber what chance gives
+DEVIATIONS = 3.0  # standard deviations by which suspects must outnumber what chance gives
+FIRM = 0.75  # quantile of the margins' sizes from which on the network is firm
 NAMED = 3  # pairs of classes named in one line
 
 
 @dataclass(frozen=True)
 class Suspects:
-    """Images whose label the network contradicts as firmly as it usually agrees.
+    """Labels that the network contradicts firmly.
 
-    A network that learns is led by the majority: an image with a wrong label looks like one of its
-    true class, so its margin is about that of a right one with the opposite sign. Hence the cut at
-    the negative of the median.
+    It is firm about the quarter of the labels whose mean margins, for or against, are largest.
+    Those against are the suspects.
 
-    What chance gives: if no label were wrong, the margins would scatter about their median, and as
-    many would lie far below as far above. The margins at or above three times the median are the
-    mirror image of those at or below the cut.
+    What chance gives follows from the network's own odds: a margin of m says that the label is
+    e^m times as probable as the next class. Of firm answers with margins of size m, the fraction
+    1 / (1 + e^m) should contradict the label if they are as certain as they claim to be.
 
     Attributes:
         flags: bool, in the shape of the margins.
         cut: largest mean margin of a suspect; NaN if the network does not yet know most labels.
         total: labels that have a margin.
         by_chance: how many suspects chance gives.
+        deviation: standard deviation of that number.
     """
 
     flags: np.ndarray
     cut: float
     total: int
-    by_chance: int
+    by_chance: float
+    deviation: float
 
     @property
     def count(self) -> int:
@@ -43,31 +45,35 @@ class Suspects:
     @property
     def excess(self) -> float:
         """The fraction of the labels by which suspects outnumber what chance gives; at least 0."""
-        return max(0, self.count - self.by_chance) / max(self.total, 1)
+        return max(0.0, self.count - self.by_chance) / max(self.total, 1)
 
     @property
     def exceed_chance(self) -> bool:
-        """Whether suspects outnumber their mirror image by more than it scatters.
-
-        The difference of two counts with the same expectation has the variance of their sum.
-        """
-        return self.count - self.by_chance > DEVIATIONS * np.sqrt(self.count + self.by_chance)
+        """Whether suspects outnumber what chance gives by more than it scatters."""
+        return self.count - self.by_chance > DEVIATIONS * self.deviation
 
 
 def find_suspects(margins: np.ndarray) -> Suspects:
     """Return the suspects by their mean margins, of any shape; NaN where unknown.
 
-    >>> found = find_suspects(np.array([3.0, 4.0, 5.0, 5.0, 6.0, 7.0, -6.0]))
-    >>> found.flags.tolist().index(True), found.cut, found.by_chance
-    (6, -5.0, 0)
+    There are none before more than half of the labels have positive margins.
+
+    >>> found = find_suspects(np.array([1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 7.0, -6.0]))
+    >>> found.flags.tolist().index(True), round(found.by_chance, 3)
+    (7, 0.003)
     """
     known = np.isfinite(margins)
-    median = float(np.median(margins[known])) if known.any() else 0.0
-    if median <= 0:
-        return Suspects(np.zeros(margins.shape, bool), float("nan"), int(known.sum()), 0)
-    flags = known & (margins <= -median)
-    mirrored = int((margins[known] >= 3 * median).sum())
-    return Suspects(flags, -median, int(known.sum()), mirrored)
+    values = margins[known].astype(np.float64)
+    total = len(values)
+    if not total or np.median(values) <= 0:
+        return Suspects(np.zeros(margins.shape, bool), float("nan"), total, 0.0, 0.0)
+    cut = np.quantile(np.abs(values), FIRM)
+    firm = np.abs(values[np.abs(values) >= cut])
+    against = 1 / (1 + np.exp(firm))
+    return Suspects(
+        known & (margins <= -cut), -float(cut), total, float(against.sum()),
+        float(np.sqrt((against * (1 - against)).sum())),
+    )  # fmt: skip
 
 
 def check_labels(
@@ -86,7 +92,7 @@ def check_labels(
     Returns:
         The alarm, or None.
 
-    >>> margins = np.array([3.0] * 85 + [-4.0] * 15)
+    >>> margins = np.array([8.0] * 85 + [-9.0] * 15)
     >>> check_labels(find_suspects(margins), np.zeros(100, int), np.ones(100, int), ["cat", "dog"],
     ...              excess=0.02)
     'probably mislabelled: 15 of 100 training images, where chance gives 0 (cat that looks like \
@@ -104,7 +110,7 @@ dog: 15); look at diary/mislabelled and diary.csv'
     )
     return (
         f"probably mislabelled: {found.count} of {found.total} training images, where chance gives "
-        f"{found.by_chance} ({named}); look at diary/mislabelled and diary.csv"
+        f"{found.by_chance:.0f} ({named}); look at diary/mislabelled and diary.csv"
     )
 
 
@@ -126,6 +132,6 @@ def check_presence(
     named = ", ".join(f"{class_names[n]}: {counts[n]}" for n in worst)
     kind = "wrong labels" if has else "missing labels"
     return (
-        f"probably {kind}: {found.count} of {found.total}, where chance gives {found.by_chance} "
-        f"({named}); look at diary/mislabelled and diary.csv"
+        f"probably {kind}: {found.count} of {found.total}, where chance gives "
+        f"{found.by_chance:.0f} ({named}); look at diary/mislabelled and diary.csv"
     )

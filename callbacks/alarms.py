@@ -63,8 +63,7 @@ class Alarms(L.Callback):
         if self.ledger.scores:
             # the closing lines of the run print those that hold
             self._judge(trainer, max(self.ledger.scores), 0, learning=False, level=logging.DEBUG)
-        wrong = None if module.diary is None else module.diary.check(self.excess)
-        for line in (self._check_gap(trainer, module), wrong):
+        for line in (self._check_gap(trainer, module), self._check_labels(module)):
             if line and line not in self.current:
                 self.current.append(line)
 
@@ -107,9 +106,14 @@ class Alarms(L.Callback):
 
     def _check_diary(self, module: ClassifierModule) -> str | None:
         """Return the alarm that labels are probably wrong, if it has held long enough, or None."""
-        line = None if module.diary is None else module.diary.check(self.excess)
+        line = self._check_labels(module)
         self._mislabelled = self._mislabelled + 1 if line else 0
         return line if self._mislabelled >= self.thresholds.patience else None
+
+    def _check_labels(self, module: ClassifierModule) -> str | None:
+        """Return the alarm that labels are probably wrong, or None."""
+        diary = getattr(module, "diary", None)
+        return None if diary is None else diary.check(self.excess)
 
     def _check_gap(self, trainer: L.Trainer, module: ClassifierModule) -> str | None:
         """Return the alarm that training accuracy is far above validation, or None."""

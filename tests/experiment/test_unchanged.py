@@ -52,9 +52,9 @@ def looked(home: Path) -> None:
     summary = json.loads((home / "summary.json").read_text())
     assert not summary["failures"]
     assert set(summary["explaining"]) == {
-        "GradCam", "Scores", "Mistakes", "ConfusionMatrix", "ClassMeans", "ActivationGrids",
-        "OcclusionMaps", "FilterVisuals", "AugmentationPreview", "LearningCurves",
-        "Attribution (integrated_gradients)",
+        "GradCam", "Scores", "Mistakes", "ConfusionMatrix", "DataDiary", "ClassMeans",
+        "ActivationGrids", "OcclusionMaps", "FilterVisuals", "AugmentationPreview",
+        "LearningCurves", "Attribution (integrated_gradients)",
     }  # fmt: skip
     assert list((home / "explanations" / "epoch_001").rglob("*.jpg"))
 

@@ -8,6 +8,7 @@ from convlens.callbacks.attribution import Attribution
 from convlens.callbacks.augmentation_preview import AugmentationPreview
 from convlens.callbacks.class_means import ClassMeans
 from convlens.callbacks.confusion_matrix import ConfusionMatrix
+from convlens.callbacks.data_diary import DataDiary
 from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
 from convlens.callbacks.learning_curves import LearningCurves
@@ -33,6 +34,7 @@ __all__ = [
     "ClassMeans",
     "ConfigText",
     "ConfusionMatrix",
+    "DataDiary",
     "EpochLog",
     "EventLogger",
     "ExplanationCallback",

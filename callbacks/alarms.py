@@ -29,6 +29,7 @@ class Alarms(L.Callback):
         class_names: K names.
         ledger: holds the scores of explanations.
         book: holds the latest predictions on the validation images.
+        excess: threshold of the alarm about labels, see ``Diary.check``.
 
     Attributes:
         current: the alarms that hold now, one line each.
@@ -36,13 +37,14 @@ class Alarms(L.Callback):
 
     def __init__(
         self, thresholds: AlarmsConfig, class_names: tuple[str, ...], ledger: Ledger,
-        book: PredictionBook,
+        book: PredictionBook, excess: float = 1.0,
     ):  # fmt: skip
         self.thresholds, self.class_names = thresholds, tuple(class_names)
         self.ledger, self.book = ledger, book
         self.current: list[str] = []
         self._held: dict[str, int] = {}  # epochs in a row, by subject
         self._raised: set[str] = set()
+        self.excess, self._mislabelled = excess, 0  # the latter: epochs in a row
 
     def end_epoch(self, trainer: L.Trainer, module: ClassifierModule) -> None:
         """Raise the alarms that have held long enough."""
@@ -61,9 +63,9 @@ class Alarms(L.Callback):
         if self.ledger.scores:
             # the closing lines of the run print those that hold
             self._judge(trainer, max(self.ledger.scores), 0, learning=False, level=logging.DEBUG)
-        gap = self._check_gap(trainer, module)
-        if gap and gap not in self.current:
-            self.current.append(gap)
+        for line in (self._check_gap(trainer, module), self._check_labels(module)):
+            if line and line not in self.current:
+                self.current.append(line)
 
     def _judge(
         self, trainer: L.Trainer, clock: int, patience: int, learning: bool,
@@ -93,7 +95,7 @@ class Alarms(L.Callback):
 
     def _check_curves(self, trainer: L.Trainer, module: ClassifierModule) -> dict[str, str]:
         """Return alarms that need no look; the summary checks overfitting again, by all epochs."""
-        lines = {"gap": self._check_gap(trainer, module)}
+        lines = {"gap": self._check_gap(trainer, module), "mislabelled": self._check_diary(module)}
         if curves := _collect_curves(module, "loss"):
             lines["overfitting"] = alarms.check_overfitting(
                 *curves,
@@ -101,6 +103,17 @@ class Alarms(L.Callback):
                 rise=self.thresholds.overfitting_rise,
             )
         return {subject: line for subject, line in lines.items() if line}
+
+    def _check_diary(self, module: ClassifierModule) -> str | None:
+        """Return the alarm that labels are probably wrong, if it has held long enough, or None."""
+        line = self._check_labels(module)
+        self._mislabelled = self._mislabelled + 1 if line else 0
+        return line if self._mislabelled >= self.thresholds.patience else None
+
+    def _check_labels(self, module: ClassifierModule) -> str | None:
+        """Return the alarm that labels are probably wrong, or None."""
+        diary = getattr(module, "diary", None)
+        return None if diary is None else diary.check(self.excess)
 
     def _check_gap(self, trainer: L.Trainer, module: ClassifierModule) -> str | None:
         """Return the alarm that training accuracy is far above validation, or None."""
@@ -140,11 +153,13 @@ class Alarms(L.Callback):
             "current": list(self.current),
             "held": dict(self._held),
             "said": sorted(self._raised),
+            "mislabelled": self._mislabelled,
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.current, self._held = list(state_dict["current"]), dict(state_dict["held"])
         self._raised = set(state_dict["said"])
+        self._mislabelled = state_dict.get("mislabelled", 0)
 
 
 def _collect_curves(module: ClassifierModule, name: str) -> list[list[float]]:

@@ -20,6 +20,7 @@ from convlens.data.probes import Probes
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.mode import wait_for
 from convlens.explain.occlusion import compute_logits
+from convlens.training.diary.diary import Diary
 
 FIRST_PIECES = (1, 8)  # units of the first pieces of a look; later ones are whole batches
 SLACK = 1.1  # how many times its estimate a piece may take and still end in time
@@ -90,6 +91,8 @@ class Look:
             if the run does not augment.
         history: the scalars of each epoch logged so far, from epoch 0; empty outside convlens runs.
         marks: events by epoch, such as ``{"head, top": 5}``.
+        diary: what the training images did; None outside convlens runs, and without a diary.
+        over_training: ``fetch``, ``photographs`` and the like for the training images.
         memo: results that callbacks share within this look.
         skip_preprocessing: makes a context in which the network takes images from ``fetch``.
         budget_key: the setting that grants this look more time.
@@ -119,6 +122,8 @@ class Look:
     augment: Callable[[Tensor, int], Tensor] | None = None
     history: Sequence[Mapping[str, float]] = ()
     marks: Mapping[str, int] = field(default_factory=dict)
+    diary: Diary | None = None
+    over_training: Mapping[str, Any] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
     skip_preprocessing: Callable[[], AbstractContextManager] = nullcontext
     budget_key: str = "looking.seconds"

@@ -23,7 +23,6 @@ from lightning_fabric.utilities import move_data_to_device
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.core.evaluation import evaluation_mode, preserve_modes
 from convlens.core.photograph import Photograph
@@ -263,7 +262,10 @@ def gather_context(
     context: dict[str, Any] = {"marks": _find_marks(module)}
     if isinstance(data, PictureData):
         pictures = data.dataset.splits[SPLITS[stage]]
-        context |= _build_readers(pictures, data.spec, module.device, data.seed)
+        context |= _build_readers(pictures, data, module.device)
+        if (diary := getattr(module, "diary", None)) is not None:
+            readers = _build_readers(data.dataset.splits["train"], data, module.device)
+            context |= {"diary": diary, "over_training": readers}
         schedule = getattr(module, "schedule", None)
         if data.augmentation.changes_images and (schedule is None or schedule.augments):
             context["augment"] = partial(_augment, data.augmentation)
@@ -272,9 +274,7 @@ def gather_context(
     return context
 
 
-def _build_readers(
-    pictures: Images, spec: DataConfig, device: torch.device, seed: int
-) -> dict[str, Any]:
+def _build_readers(pictures: Images, data: PictureData, device: torch.device) -> dict[str, Any]:
     def read(rows: np.ndarray) -> Tensor:
         images = torch.from_numpy(pictures.pixels(rows)).permute(0, 3, 1, 2)
         return images.to(device).contiguous().float().div_(255)
@@ -283,10 +283,10 @@ def _build_readers(
         if pictures.files is None:
             return [make_photograph(image) for image in images]
         files = (pictures.files[row] for row in rows)
-        return read_photographs(files, images, make_recipe(spec))
+        return read_photographs(files, images, make_recipe(data.spec))
 
     def sample(count: int) -> np.ndarray:
-        return draw_even_sample(pictures.labels, count, seed)
+        return draw_even_sample(pictures.labels, count, data.seed)
 
     def batches(count: int) -> Iterator[Tensor]:
         rows = sample(count)

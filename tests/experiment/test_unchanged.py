@@ -53,9 +53,9 @@ def looked(home: Path, *others: str) -> None:
     summary = json.loads((home / "summary.json").read_text())
     assert not summary["failures"]
     assert set(summary["explaining"]) == {
-        "GradCam", "Scores", "Mistakes", "ConfusionMatrix", "ClassMeans", "ActivationGrids",
-        "OcclusionMaps", "FilterVisuals", "AugmentationPreview", "LearningCurves",
-        "Attribution (integrated_gradients)", *others,
+        "GradCam", "Scores", "Mistakes", "ConfusionMatrix", "DataDiary", "ClassMeans",
+        "ActivationGrids", "OcclusionMaps", "FilterVisuals", "AugmentationPreview",
+        "LearningCurves", "Attribution (integrated_gradients)", *others,
     }  # fmt: skip
     assert list((home / "explanations" / "epoch_001").rglob("*.jpg"))
 

@@ -141,7 +141,8 @@ def files(home: Path) -> dict[str, bytes]:
         name = str(file.relative_to(home))
         if name.startswith("tensorboard/"):
             continue  # one event file for each part of a run
-        exact = name.startswith(("explanations/", "probes/")) or name == "split.csv"
+        tables = ("split.csv", "diary.csv")
+        exact = name.startswith(("explanations/", "probes/")) or name in tables
         found[name] = file.read_bytes() if exact else b""
     return found
 

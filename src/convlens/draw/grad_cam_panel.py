@@ -26,7 +26,10 @@ from convlens.draw.photograph import EDGE, as_photograph, fit_photograph, overla
 from convlens.draw.picture import Array, as_array
 from convlens.draw.text import SMALL, format_dimensions, shorten, shorten_path, text_width
 
-Role = Literal["predicted", "true", "predicted = true", "target", "miss", "false alarm"]
+Role = Literal[
+    "predicted", "true", "predicted = true", "target", "miss", "false alarm",
+    "label", "missing label", "named instead",
+]  # fmt: skip
 
 READING = "Grad-CAM: the brighter a region, the more evidence for the class this layer finds there."
 _BAND = 24  # height of the coloured band above a row, pixels

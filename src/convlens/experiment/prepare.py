@@ -16,9 +16,11 @@ from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
 from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import count_seconds
+from convlens.data.datamodule import PictureData
 from convlens.data.facts import collect_facts
 from convlens.data.index.listing import Listing
 from convlens.data.index.split_file import read_split, write_split
+from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import Probes, choose_probes, load_user_probes
 from convlens.data.unchanged import check_state, collect_digests, write_state
 from convlens.draw.jpeg import encode_jpeg, encode_png
@@ -105,6 +107,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
         if listing is not None:
             write_split(home / "split.csv", listing)
         write_data_facts(home, collect_facts(run.data))
+        write_planted(home / "planted.csv", run.data)
     classes = run.data.class_names
     if config.probes.files:
         probes = load_user_probes(config.probes.files, classes, config.data)
@@ -115,6 +118,21 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
         _keep_probes(probes, classes, home / "probes")
     for callback in run.explanations:
         callback.attach(probes, classes, home / "explanations", config.seed)
+
+
+def write_planted(file: Path, data: PictureData) -> None:
+    """Write which labels were made wrong on purpose: ``file,class,drawn``, training images first.
+
+    Nothing is written if none was.
+    """
+    names, lines = data.class_names, ["file,class,drawn\n"]
+    for images in data.dataset.splits.values():
+        wrong = () if images.drawn is None else np.flatnonzero(images.labels != images.drawn)
+        for row in wrong:
+            classes = (names[each[row]] for each in (images.labels, images.drawn))
+            lines.append(format_csv_line([images.names[row], *classes]))
+    if len(lines) > 1:
+        write_atomic(file, "".join(lines))
 
 
 def _compare(run: Run, listing: Listing, home: Path, resumed: bool) -> None:

@@ -27,6 +27,7 @@ from convlens.rundir.write import write_summary
 from convlens.training import ClassifierModule
 from convlens.training.alarms import check_against_untrained, check_overfitting
 from convlens.training.details import Details, describe_answers, describe_several
+from convlens.training.diary.keeper import DiaryKeeper
 from convlens.training.kernels import describe_kernels
 
 log = logging.getLogger("convlens")
@@ -150,6 +151,7 @@ def _failures(ledger: Ledger, epoch_log: EpochLog, trainer: L.Trainer) -> list[s
     """Return a line for each explanation that failed and each file that lacks lines."""
     lost = [each.failure for each in trainer.loggers if isinstance(each, EventLogger)]
     lost += [line for each in find_trackers(trainer) for line in each.failures]
+    lost += [each.failure for each in trainer.callbacks if isinstance(each, DiaryKeeper)]
     lines = (*ledger.failures.values(), *lost, epoch_log.failure, logs.find_write_failure())
     return [line for line in lines if line]
 

@@ -33,6 +33,7 @@ from convlens.experiment.devices import (
 )
 from convlens.experiment.resume import Start
 from convlens.training.compiling import GRAPHS
+from convlens.training.diary.keeper import DiaryKeeper
 from convlens.training.kernels import choose_kernels
 from convlens.training.precision import PRECISIONS
 from convlens.training.stopping import EarlyStop
@@ -87,9 +88,10 @@ def build_trainer(
     looks = Looks(run.explanations, ledger=ledger, predictions=answers, epoch_log=epoch_log)
     interruption = Interruption(home / "checkpoints" / STOPPED)
     again = command_line("resume", run=home)
+    diary = [DiaryKeeper(config.diary, home)] if config.diary else []
     callbacks: list[L.Callback] = [
         Companions(f"continue with `{again}`"), interruption, Divergence(),
-        run.phases, looks, *run.explanations, epoch_log, *run.others,
+        run.phases, *diary, looks, *run.explanations, epoch_log, *run.others,
     ]  # fmt: skip
     keeper = None
     if training.early_stopping:
@@ -97,7 +99,8 @@ def build_trainer(
             EarlyStop("val/loss", patience=training.early_stopping, check_on_train_epoch_end=True)
         )
     if not devices.fast_dev_run:
-        looks.alarms = ours.Alarms(config.alarms, run.data.class_names, ledger, answers)
+        excess = {"excess": config.diary.excess} if config.diary else {}
+        looks.alarms = ours.Alarms(config.alarms, run.data.class_names, ledger, answers, **excess)
         where = {
             "dirpath": home / "checkpoints", "enable_version_counter": False,
             "save_on_train_epoch_end": True,

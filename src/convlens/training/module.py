@@ -25,6 +25,7 @@ from convlens.models import build_model
 from convlens.models.adapters import add_adapters
 from convlens.training.averaging import KEY, WeightAverage, choose_rule
 from convlens.training.compiling import compile_in_place
+from convlens.training.diary.diary import Diary
 from convlens.training.finetune.groups import list_optimizer_groups
 from convlens.training.finetune.schedule import Phase, build_schedule
 from convlens.training.metrics import EpochMetrics
@@ -66,6 +67,7 @@ class ClassifierModule(L.LightningModule):
         averaging: how the weights are averaged; None if they are not.
         average: the average of the weights; None before training.
         mirrors_tests: whether tests average the predictions of an image and its mirror image.
+        diary: what every training image did; None if no diary is kept.
         multi_label: whether images may have several classes; labels are then bool (B, K).
         thresholds: (K,), the probability from which each class counts as predicted; None unless
             ``multi_label``. Each validation chooses them anew, and checkpoints keep them.
@@ -119,12 +121,12 @@ class ClassifierModule(L.LightningModule):
         self.average: WeightAverage | None = None
         self._loaded_average: dict | None = None
         self.mirrors_tests = False
+        self.diary: Diary | None = None
 
     def _build_metrics(self, *, detailed: bool = True, soft: bool = False) -> Metrics:
         named = self.metric_names if detailed else ()
-        if self.multi_label:
-            return MultiLabelMetrics(self.class_names, detailed=detailed, soft=soft, named=named)
-        return EpochMetrics(self.class_names, detailed=detailed, soft=soft, named=named)
+        kind = MultiLabelMetrics if self.multi_label else EpochMetrics
+        return kind(self.class_names, detailed=detailed, soft=soft, named=named)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "_current_fx_name":
@@ -160,11 +162,9 @@ class ClassifierModule(L.LightningModule):
 
         A fused optimizer unscales float16's gradients itself, so they cannot be clipped before.
         """
-        if self.device.type != "cuda":
-            return False
         trainer = self._trainer
         scales = getattr(getattr(trainer, "precision_plugin", None), "scaler", None) is not None
-        return not (scales and trainer.gradient_clip_val)
+        return self.device.type == "cuda" and not (scales and trainer.gradient_clip_val)
 
     def on_fit_start(self) -> None:
         if self.averaging is not None:
@@ -192,9 +192,8 @@ class ClassifierModule(L.LightningModule):
             optimizer: its groups are changed.
             time: epochs since the start, with fractions.
         """
-        factor = 1.0
-        if self.rate_per_device and self._trainer is not None:
-            factor = float(self._trainer.world_size)
+        scaled = self.rate_per_device and self._trainer is not None
+        factor = float(self._trainer.world_size) if scaled else 1.0
         rates = self.schedule.rates(time, self.record)
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]] * factor
@@ -234,6 +233,8 @@ class ClassifierModule(L.LightningModule):
         kept = slice(0, batch.get("counted"))
         if len(targets[kept]):
             self.train_metrics.update(loss.detach(), logits.detach()[kept], targets[kept])
+        if self.diary is not None:
+            self.diary.take(logits, batch, batch_idx)
         weight = self._weight(batch) if "window" in batch else 1.0
         return {"loss": loss * weight, "mean": loss.detach()}
 
@@ -344,7 +345,6 @@ class ClassifierModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Restore the record; ``convlens.experiment.resume`` checks that the checkpoint fits."""
-        self.record = {
-            int(epoch): dict(row) for epoch, row in checkpoint.get("convlens_record", {}).items()
-        }
+        rows = checkpoint.get("convlens_record", {})
+        self.record = {int(epoch): dict(row) for epoch, row in rows.items()}
         self._loaded_average = checkpoint.get(KEY)

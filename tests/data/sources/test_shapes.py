@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from convlens.data.sources import shapes
-from convlens.data.sources.shapes import CLASS_NAMES, draw_shapes, paint_shortcut
+from convlens.data.sources.shapes import CLASS_NAMES, draw_shapes, flip_labels, paint_shortcut
 
 SETTINGS = {"size": 64, "channels": 3, "classes": 5, "seed": 0, "stream": 0, "objects": 1}
 
@@ -197,3 +197,14 @@ def test_each_of_two_objects_stands_out():
             assert mask.mean() > 0.015
             apart = image[mask].mean(axis=0) - image[objects == 0].mean(axis=0)
             assert np.abs(apart).max() > 10  # of 255, in the clearest channel
+
+
+def test_label_noise_makes_exactly_its_share_wrong_and_every_other_class_likely():
+    labels = np.arange(3000) % 5
+    flipped = flip_labels(labels, 0.3, 5, seed=0, stream=0)
+    assert (flipped != labels).sum() == 900
+    shifts = np.bincount((flipped - labels)[flipped != labels] % 5, minlength=5)
+    assert shifts[0] == 0 and shifts[1:].min() > 180
+    again, other = (flip_labels(labels, 0.3, 5, seed=0, stream=s) for s in (0, 1))
+    assert np.array_equal(flipped, again) and not np.array_equal(flipped, other)
+    assert np.array_equal(flip_labels(labels, 0.0, 5, seed=0, stream=0), labels)

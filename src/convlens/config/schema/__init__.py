@@ -11,9 +11,11 @@ from convlens.config.schema.data import (
     OwnDataConfig,
     SplitConfig,
 )
+from convlens.config.schema.diary import DiaryConfig
 from convlens.config.schema.keys import (
     NULL,
     SWITCH,
+    TABLE,
     TARGET,
     TEXT,
     Own,
@@ -98,6 +100,9 @@ class Config(Slice):
     )
     overwrite: Annotated[bool, SWITCH] = key("replace the run that run_dir already contains")
     training: TrainingConfig = key("epochs, batches, loss and early stopping")
+    diary: Annotated[DiaryConfig | None, (NULL | TABLE).of(DiaryConfig)] = optional(
+        "the diary: what every training image did at every epoch; null: none"
+    )
     probes: ProbesConfig = key("images that are explained throughout the run")
     looking: LookingConfig = key("time limits of the explanations")
     alarms: AlarmsConfig = key("thresholds of the alarms, which report problems of a run")

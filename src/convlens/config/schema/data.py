@@ -153,6 +153,9 @@ class DataConfig(Slice):
     shortcut: Annotated[float | None, FRACTION] = optional(
         "shapes: fraction of training and validation images with a mark in their class's colour"
     )
+    label_noise: Annotated[float | None, FRACTION] = optional(
+        "shapes: fraction of training and validation images with a wrong label"
+    )
     labels: Annotated[str | None, named("species", "breeds")] = optional(
         "pets: species (2 classes, cat and dog) or breeds (37 classes)"
     )

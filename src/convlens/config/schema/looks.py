@@ -128,9 +128,7 @@ class ScoresConfig(BatchedConfig):
     )
     limit: Annotated[int, whole(1)] = key("largest number of layers that layers=auto chooses")
     masks: Annotated[bool, SWITCH] = key("whether to use the masks of images that have them")
-    border: Annotated[float, FRACTION] = key(
-        "width of the border region, fraction of the image's sides"
-    )
+    border: Annotated[float, FRACTION] = key("border region's width, fraction of the image's sides")
     near: Annotated[float, FRACTION] = key(
         "distance up to which peaks count as one place, fraction of the image's sides"
     )
@@ -147,9 +145,13 @@ class MistakesConfig(BatchedConfig):
     random: Annotated[int, whole(0)] = key(
         "number of random validation images to show, the same ones throughout the run"
     )
-    table: Annotated[int | None, whole(0)] = optional(
-        "number of the most confident mistakes to list in a table"
-    )
+    table: Annotated[int | None, whole(0)] = optional("most confident mistakes to list in a table")
+
+
+class DataDiaryConfig(BatchedConfig):
+    """What the training images did, and the labels that are probably wrong."""
+
+    images: Annotated[int, whole(0)] = key("number of most suspicious training images to show")
 
 
 class ConfusionMatrixConfig(EachEpochConfig):
@@ -281,9 +283,9 @@ LOOKS: dict[str, type[LookConfig]] = {
     kind.__name__.removesuffix("Config"): kind
     for kind in (
         GradCamConfig, LeGradConfig, ScoresConfig, MistakesConfig, ConfusionMatrixConfig,
-        ClassMeansConfig, ActivationGridsConfig, AttentionMapsConfig, AttentionScoresConfig,
-        OcclusionMapsConfig, FilterVisualsConfig, AugmentationPreviewConfig, LearningCurvesConfig,
-        AttributionConfig,
+        DataDiaryConfig, ClassMeansConfig, ActivationGridsConfig, AttentionMapsConfig,
+        AttentionScoresConfig, OcclusionMapsConfig, FilterVisualsConfig, AugmentationPreviewConfig,
+        LearningCurvesConfig, AttributionConfig,
     )
 }  # fmt: skip
 

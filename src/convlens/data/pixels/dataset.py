@@ -46,6 +46,7 @@ class Images:
         present: (N, K) bool, the classes of each image; None if each image has one class.
         objects: a function from the numbers of an image and a class to a mask, (H, W) bool, True on
             its objects of this class; None if it is not known which object is of which class.
+        drawn: (N,) int64, the true classes, if some labels were made wrong on purpose; else None.
     """
 
     images: np.ndarray
@@ -59,6 +60,7 @@ class Images:
     sizes: np.ndarray | None = None
     present: np.ndarray | None = None
     objects: Callable[[int, int], np.ndarray] | None = None
+    drawn: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.masked is None:

@@ -19,7 +19,7 @@ from convlens.data.sources.source import Index, read_split_fractions
 
 
 def index_shapes(spec: DataConfig, seed: int) -> Index:
-    """Return the index of the embedded data set; its test images never carry the shortcut's mark.
+    """Return the index of the embedded data set; its test images have no mark and no wrong label.
 
     Args:
         spec: the config group ``data``.
@@ -44,10 +44,18 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
         raise UserError(f"data.classes={classes}: two objects need 3 classes or more")
     if objects > 1 and spec.shortcut:
         raise UserError("data.shortcut marks the class of one object: set data.objects=1")
+    if objects > 1 and spec.label_noise:
+        raise UserError("data.label_noise changes the class of one object: set data.objects=1")
     names = shapes.CLASS_NAMES[:classes]
     assigned = assign_splits(np.arange(total) % classes, seed=seed, **read_split_fractions(spec))
     sizes = {split: int((assigned == split).sum()) for split in SPLITS}
     settings = {"seed": seed, "classes": classes, "size": spec.size, "channels": spec.channels}
+
+    def label(split: str, stream: int) -> np.ndarray:
+        labels = np.arange(sizes[split]) % classes
+        if not spec.label_noise or split == "test":
+            return labels
+        return shapes.flip_labels(labels, spec.label_noise, classes, seed, stream)
 
     def draw(stream: int, split: str) -> Images:
         count = sizes[split]
@@ -57,22 +65,29 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
             drawing["objects"] = objects
         make = partial(shapes.draw_shapes, count, stream=stream, objects=objects, **settings)
         arrays = cache_arrays({**drawing, "count": count}, make, resolve_cache(spec))
-        images, labels = arrays["images"], np.asarray(arrays["labels"])
+        images, drawn = arrays["images"], np.asarray(arrays["labels"])
         if spec.shortcut and split != "test":
             images = np.array(images)
-            shapes.paint_shortcut(images, labels, spec.shortcut, classes, seed, stream)
+            shapes.paint_shortcut(images, drawn, spec.shortcut, classes, seed, stream)
         titles = [f"shapes/{split}/{number}" for number in range(count)]
         digests = make_numbered_digests(count, drawing)
         several = {}
         if "present" in arrays:
             several["present"] = np.asarray(arrays["present"])
             several["objects"] = lambda image, label: arrays["objects"][image] == 1 + label
-        return Images(images, labels, titles, arrays["masks"], digests=digests, **several)
+        if spec.label_noise:
+            several["drawn"] = drawn
+        return Images(
+            images, label(split, stream), titles, arrays["masks"], digests=digests, **several
+        )
 
     def load() -> Dataset:
         return Dataset({split: draw(i, split) for i, split in enumerate(SPLITS)}, names)
 
-    counts = {s: np.bincount(np.arange(n) % classes, minlength=classes) for s, n in sizes.items()}
+    counts = {
+        split: np.bincount(label(split, stream), minlength=classes)
+        for stream, split in enumerate(SPLITS)
+    }
     if objects == 1:
         return Index(names, counts, load, masked=sizes)
     with_class = {

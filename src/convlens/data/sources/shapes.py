@@ -304,6 +304,23 @@ def paint_shortcut(
     return marked
 
 
+def flip_labels(
+    labels: np.ndarray, fraction: float, classes: int, seed: int, stream: int
+) -> np.ndarray:
+    """Return labels of which some are wrong, each other class being equally likely.
+
+    Args:
+        labels: (N,) whole numbers in 0..classes-1.
+        fraction: fraction of wrong labels, 0..1; exactly ``round(fraction * N)`` are wrong.
+        classes: number of classes, at least 2.
+        seed: with ``stream``, decides which labels become which.
+        stream: as for ``draw_shapes``.
+    """
+    rng, count = _make_generator(seed, stream, 0, 3), len(labels)
+    wrong = rng.permutation(count) < round(fraction * count)
+    return np.where(wrong, (labels + rng.integers(1, classes, count)) % classes, labels)
+
+
 if __name__ == "__main__":  # in a child: read jobs, write drawn chunks, until the pipe closes
     while sys.stdin.buffer.peek(1):
         pickle.dump(_draw_chunk(pickle.load(sys.stdin.buffer)), sys.stdout.buffer)

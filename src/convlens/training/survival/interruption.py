@@ -150,6 +150,8 @@ class Interruption(L.Callback):
         mine = {"metrics": _states(pl_module.train_metrics), "buffers": _buffers(pl_module)}
         if pl_module.average is not None:
             mine["averages"] = pl_module.average.copy_statistics()
+        if pl_module.diary is not None:
+            mine["diary"] = pl_module.diary.open_state()
         parts = [mine]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
@@ -197,6 +199,8 @@ class Interruption(L.Callback):
         module.use_average(False)
         for name, value in kept.get("averages", {}).items():
             module.average.get(name).copy_(value)
+        if module.diary is not None:
+            module.diary.reopen(kept.get("diary", {}), module.device)
         for name, value in kept["buffers"].items():
             module.get_buffer(name).copy_(value)
         for name, state in kept["metrics"].items():

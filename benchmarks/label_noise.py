@@ -1,0 +1,164 @@
+"""How well the diary finds planted wrong labels, and what keeping it costs.
+
+    .venv/bin/python benchmarks/label_noise.py shapes [key=value …]
+    .venv/bin/python benchmarks/label_noise.py DIR exp=reproduce/vgg16_features training.epochs=3
+
+A tenth of the training labels (``--share 0.1``) is made wrong: by ``data.label_noise`` on
+``shapes``; in a table (``data.csv``) for a folder ``DIR/{train,validation,test}/CLASS/…``, whose
+files stay untouched. ``--share 0`` plants nothing: the count of suspects is then that of honest
+labels. One run is trained with the further words, and its ``diary.csv`` is compared with what was
+planted:
+
+- AUROC of the mean margin (scikit-learn), and the share of wrong labels among the k lowest, k being
+  the number planted;
+- suspects, what chance gives, and how many suspects are wrong;
+- seconds of the diary, per step and at the end of epochs, as a fraction of the epochs they are in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from results import RESULTS, write_result
+from sklearn.metrics import roc_auc_score
+
+from convlens.cli.main import main
+from convlens.training import ClassifierModule
+from convlens.training.diary.diary import Diary
+from convlens.training.diary.keeper import DiaryKeeper
+from convlens.training.diary.suspects import find_suspects
+
+SPLITS = ("train", "validation", "test")
+
+
+def plant(source: Path, file: Path, share: float, seed: int) -> set[str]:
+    """Write a table of the images of a folder in which some training labels are wrong.
+
+    Args:
+        source: folder with ``train``, ``validation`` and ``test``, each with class folders.
+        file: the table.
+        share: fraction of the training images with a wrong label.
+        seed: decides which.
+
+    Returns:
+        The names of the files with a wrong label, relative to ``source``.
+    """
+    rows = [
+        [image.relative_to(source).as_posix(), image.parent.name, split]
+        for split in SPLITS
+        for image in sorted((source / split).glob("*/*"))
+    ]
+    classes = sorted({label for _, label, _ in rows})
+    train = [row for row in rows if row[2] == "train"]
+    rng = np.random.default_rng(seed)
+    wrong = rng.permutation(len(train))[: round(share * len(train))]
+    for number in wrong:
+        others = [name for name in classes if name != train[number][1]]
+        train[number][1] = others[rng.integers(len(others))]
+    with open(file, "w", newline="", encoding="utf-8") as table:
+        csv.writer(table).writerows([["file", "label", "split"], *rows])
+    return {train[number][0] for number in wrong}
+
+
+class Clock:
+    """Adds up the seconds of a method, also of its calls of itself by another name."""
+
+    def __init__(self, owner: type, name: str):
+        self.seconds = 0.0
+        plain: Callable = getattr(owner, name)
+
+        def timed(*args, **options):
+            began = time.perf_counter()
+            try:
+                return plain(*args, **options)
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        setattr(owner, name, timed)
+
+
+class Epochs:
+    """Adds up the seconds from the first batch of each epoch to the end of its diary."""
+
+    def __init__(self):
+        self.seconds, self._began = 0.0, 0.0
+        start, close = ClassifierModule.on_train_batch_start, DiaryKeeper.on_train_epoch_end
+
+        def begin(module, batch, number):
+            self._began = self._began if number else time.perf_counter()
+            return start(module, batch, number)
+
+        def end(keeper, trainer, module):
+            close(keeper, trainer, module)
+            self.seconds += time.perf_counter() - self._began
+
+        ClassifierModule.on_train_batch_start = begin
+        DiaryKeeper.on_train_epoch_end = end
+
+
+def compare(home: Path, wrong: set[str]) -> dict:
+    """Compare ``diary.csv`` with the files whose labels were made wrong."""
+    with open(home / "diary.csv", encoding="utf-8", newline="") as table:
+        rows = [row for row in csv.DictReader(table) if row["aum"]]
+    truth = np.array([row["file"] in wrong for row in rows])
+    aum = np.array([float(row["aum"]) for row in rows])
+    flagged = np.array([bool(row["suspected"]) for row in rows])
+    found = {
+        "images": len(rows), "wrong": int(truth.sum()), "suspects": int(flagged.sum()),
+        "by_chance": round(find_suspects(aum).by_chance, 1),
+        "wrong_suspects": int(truth[flagged].sum()),
+    }  # fmt: skip
+    if truth.any():
+        found["auroc"] = round(float(roc_auc_score(truth, -aum)), 4)
+        found["precision"] = round(float(truth[: truth.sum()].mean()), 4)
+    return found
+
+
+def measure(source: str, share: float, seed: int, words: list[str]) -> dict:
+    """Train one run and return what its diary found, and cost."""
+    steps, ends = Clock(Diary, "take"), Clock(DiaryKeeper, "on_train_epoch_end")
+    epochs = Epochs()
+    with tempfile.TemporaryDirectory() as scratch:
+        home, table = Path(scratch) / "run", Path(scratch) / "labels.csv"
+        if source == "shapes":
+            planted = [f"data.label_noise={share}"]
+        else:
+            folder = Path(source).expanduser().resolve()
+            names = plant(folder, table, share, seed)
+            planted = ["data=image_folder", f"data.dir={folder}", f"data.csv={table}"]
+        words = ["train", f"run_dir={home}", f"seed={seed}", "callbacks=none", *words, *planted]
+        if main(words):
+            raise SystemExit("the run failed")
+        if source == "shapes":
+            lines = (home / "planted.csv").read_text().splitlines()[1:] if share else []
+            wrong = {line.partition(",")[0] for line in lines}
+        else:
+            wrong = {str(folder / name) for name in names} | names
+        found = compare(home, wrong)
+    cost = (steps.seconds + ends.seconds) / epochs.seconds
+    return found | {
+        "epoch_seconds": round(epochs.seconds, 2), "step_seconds": round(steps.seconds, 4),
+        "end_seconds": round(ends.seconds, 4), "cost": round(cost, 5),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    asked = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    asked.add_argument("source", help="shapes, or a folder with train, validation and test")
+    asked.add_argument("--share", type=float, default=0.1)
+    asked.add_argument("--seed", type=int, default=0)
+    chosen, more = asked.parse_known_args()
+    figures = measure(chosen.source, chosen.share, chosen.seed, more)
+    name = Path(chosen.source).name
+    print(f"{name}, share {chosen.share:g}, seed {chosen.seed}:")
+    for key, value in figures.items():
+        print(f"  {key}: {value}")
+    file = RESULTS / f"label_noise_{name}_{chosen.share:g}_{chosen.seed}.json"
+    settings = {"share": chosen.share, "seed": chosen.seed, "words": more}
+    write_result(file, "planted wrong labels found by the diary", **settings, **figures)

@@ -1,0 +1,150 @@
+"""What the diary shows: the map of the training images, and those that are probably mislabelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from convlens.callbacks.evidence import PASSES, explain_classes, find_last_feature_map
+from convlens.callbacks.explanation import Findings
+from convlens.callbacks.look import Look, Portion
+from convlens.callbacks.looks import ExplanationCallback
+
+from convlens.draw.cartography import cartography_map
+from convlens.draw.grad_cam_panel import (
+    ClassMap,
+    draw_evidence,
+    evidence_sheet,
+    format_probability,
+)
+from convlens.draw.picture_sheet import SheetEntry, picture_sheet
+from convlens.training.diary.diary import Diary, Suspect
+
+_DRAWING = 0.05  # seconds that reading and drawing an image take about, until they are measured
+_COLUMNS = 4  # images in a row of a sheet without maps
+_EDGE = 224  # longest side of an image with maps, pixels
+_READING = "The number behind a class is the probability that the network gives it now."
+
+
+class DataDiary(ExplanationCallback):
+    """``diary/…``: what the training images did, see ``convlens.training.diary``.
+
+    ``diary/map`` places every training image by confidence and variability.
+    ``diary/mislabelled`` shows the images whose labels have the lowest mean margins, each with its
+    Grad-CAM for the given label and for the class that the network named instead.
+
+    Only convlens runs have a diary; elsewhere nothing is drawn.
+
+    Args:
+        images: number of images in ``diary/mislabelled``.
+        every_n_epochs: look after every n-th epoch.
+        batch: maximum number of images in a pass; halved when memory runs out.
+    """
+
+    photographs = True
+
+    def __init__(self, *, images: int = 8, every_n_epochs: int = 1, batch: int = 32):
+        super().__init__(every_n_epochs=every_n_epochs, batch=batch)
+        self.images = images
+
+    def plan(self, layers: list[str], probes: int) -> dict[str, int]:
+        return {"diary/mislabelled": 1, "diary/map": 1}
+
+    def portion(self, look: Look) -> Portion | None:
+        if not (self.images and (layers := find_last_feature_map(look.network, look.example))):
+            return None
+        return Portion(self.images, "suspects", ("suspects", *layers), PASSES)
+
+    def pictures(self, look: Look) -> Findings:
+        diary = look.diary
+        if diary is None or not diary.epoch:
+            return
+        when = f"training · epoch {diary.epoch}"
+        if draw := self._compose_suspects(replace(look, **look.over_training), diary, when):
+            yield from self.draw(look, "diary/mislabelled", draw)
+        if diary.several:
+            return  # a point per image and class would be a cloud
+        record, flags = diary.record, diary.find_suspects()[0].flags
+        yield from self.draw(
+            look, "diary/map",
+            lambda: cartography_map(
+                record.confidence, record.variability, diary.labels, flags, look.class_names,
+                title=f"data map · {when}",
+            ),
+            seconds=0.4,
+        )  # fmt: skip
+
+    def _compose_suspects(
+        self, look: Look, diary: Diary, when: str
+    ) -> Callable[[], np.ndarray] | None:
+        """Return what draws the sheet of the suspects for which there is time.
+
+        Args:
+            look: over the training images.
+            diary: of the run.
+            when: the split and the epoch, in words.
+        """
+        chosen = diary.list_suspects(self.images)
+        layers = find_last_feature_map(look.network, look.example)
+        rows: list[np.ndarray] = []
+        entries: list[SheetEntry] = []
+        passes, done = PASSES if layers else 0.0, 0
+        for part in look.pieces(
+            ("suspects", *layers), len(chosen), batch=self.batch, passes=passes, seconds=_DRAWING
+        ):
+            if layers:
+                rows += self._draw_evidence(look, chosen[part], layers)
+            else:
+                entries += _describe(look, chosen[part])
+            done = part.stop
+        if done < len(chosen):
+            self.report_cut(look, f"with {done} of {len(chosen)} suspects drawn")
+        title = f"{diary.describe_suspects()} · {when}"
+        if entries:
+            return partial(picture_sheet, entries, title=title, subtitle=_READING, columns=_COLUMNS)
+        return partial(evidence_sheet, rows, title=title) if rows else None
+
+    def _draw_evidence(
+        self, look: Look, suspects: list[Suspect], layers: list[str]
+    ) -> list[np.ndarray]:
+        """Return a row for each image: the overlays of the given label and the other class."""
+        assert look.fetch is not None and look.photographs is not None
+        rows = [each.row for each in suspects]
+        images, _ = look.fetch(rows)
+        pairs = torch.tensor([[each.label, each.other] for each in suspects])
+        with look.skip_preprocessing():
+            found = explain_classes(self, look, images, pairs, layers)
+        probabilities = look.probabilities(found.logits).cpu()
+        drawn = []
+        for number, photograph in enumerate(look.photographs(rows, images)):
+            each, maps = suspects[number], found.maps[layers[0]][number]
+            roles = [(each.label, each.role), (each.other, "named instead")]
+            entries = []
+            for k, (kind, role) in enumerate(roles[: 1 + (each.other != each.label)]):
+                share = float(probabilities[number, kind])
+                name = look.class_names[kind]
+                entries.append(ClassMap(maps[k], name, role, share, layer=layers[0]))
+            drawn.append(draw_evidence(photograph, entries, source=each.name, edge=_EDGE))
+        return drawn
+
+
+def _describe(look: Look, suspects: list[Suspect]) -> list[SheetEntry]:
+    """Return the images with their classes, for a network without feature maps."""
+    assert look.fetch is not None and look.photographs is not None
+    rows = [each.row for each in suspects]
+    images, _ = look.fetch(rows)
+    with torch.no_grad(), look.skip_preprocessing():
+        probabilities = look.probabilities(look.network(images)).cpu()
+    entries = []
+    for number, photograph in enumerate(look.photographs(rows, images)):
+        each = suspects[number]
+        shares = [float(probabilities[number, kind]) for kind in (each.label, each.other)]
+        lines = [f"{each.role}: {look.class_names[each.label]} {format_probability(shares[0])}"]
+        if each.other != each.label:
+            named = f"{look.class_names[each.other]} {format_probability(shares[1])}"
+            lines.append(f"named instead: {named}")
+        entries.append(SheetEntry(photograph, lines, None, each.name))
+    return entries

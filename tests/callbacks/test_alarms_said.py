@@ -137,3 +137,16 @@ def test_runs_of_old_have_no_threshold_for_a_gap(monkeypatch):
     for _ in range(9):
         apart(run, 0.98, 0.725)
     assert not lines
+
+
+def test_odd_norms_are_said_once_they_last_and_not_in_runs_without_a_threshold(monkeypatch):
+    lines, run = said(monkeypatch), Run()
+    run.alarms = run.judge({**LIMITS, "outlier_share": 0.01})
+    for clock, share in enumerate((0.0, 0.02, 0.02), start=1):
+        run.ledger.note(clock, "explain/norm_outliers", share)
+        assert len(run.epoch(1.0, all_wrong=False)) == (share > 0)
+    (line,) = lines
+    assert line.startswith("alarm after epoch 3: 2.0% of the patches of the background have tokens")
+    run.alarms = run.judge(LIMITS)
+    run.ledger.note(4, "explain/norm_outliers", 0.5)
+    assert not run.epoch(1.0, all_wrong=False)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from captum.attr import LayerGradCam
 from convlens.callbacks import ActivationGrids, FilterVisuals, GradCam
-from convlens.callbacks import grad_cam as module_under_test
+from convlens.callbacks import evidence_maps as module_under_test
 from convlens.callbacks.look import Look
 
 from convlens.config.compose import compose

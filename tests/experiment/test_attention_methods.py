@@ -7,6 +7,7 @@ import torch
 
 import convlens
 from convlens.core.errors import UserError
+from convlens.draw.jpeg import encode_jpeg
 from convlens.experiment.methods import choose_methods
 from convlens.explain import legrad, relevance, token_occlusion
 from convlens.explain.attention import attention_maps
@@ -95,9 +96,11 @@ def _deep() -> torch.nn.Module:
 
 
 def test_the_page_shows_evidence_as_heat():
-    found = wrap(lively_network(PLAIN["vit"])).explain(IMAGE, only="legrad,token_occlusion")
-    page = PageParts()
-    page.add("a", "a.png", panels={}, photograph=found.photograph, maps=found.to_maps())
+    only = "legrad,token_occlusion,rollout"
+    found = wrap(lively_network(PLAIN["vit"])).explain(IMAGE, only=only)
+    page, panels = PageParts(), {tag: encode_jpeg(each) for tag, each in found.panels.items()}
+    page.add("a", "a.png", panels=panels, photograph=found.photograph, maps=found.to_maps())
     text = render_page(page, heading="x", network="x", version="1")
+    assert "<summary>rollout: the same for every class, no evidence</summary>" in text
     assert '"title":"LeGrad"' in text and '"layers":["all blocks"]' in text
     assert text.count('"signed":false') == 1 and text.count('"signed":true') == 1

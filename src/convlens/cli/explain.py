@@ -33,9 +33,10 @@ WORDS: Words = {
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
 NOTES = (
-    "Without only=: grad_cam, legrad (where it fits), occlusion, superpixels, integrated_gradients",
-    "and activations. Of transformers also: relevance, attention, rollout, token_occlusion, and",
-    "attn_lrp (torchvision's ViT, with the package lxt).",
+    "Without only=: grad_cam, legrad, occlusion, superpixels, integrated_gradients "
+    "and activations.",
+    "For transformers: legrad, relevance, attention, rollout, token_occlusion, and attn_lrp for",
+    "torchvision's ViT (package lxt). By default, legrad is left out where it does not fit.",
     "Without ckpt=, `model=NAME model.head=imagenet` explains a network of timm or torchvision",
     "with its ImageNet weights; other keys of model and data may follow:",
     "`convlens train --help` lists them.",

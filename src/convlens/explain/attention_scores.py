@@ -28,7 +28,8 @@ def head_entropy(weights: Tensor) -> Tensor:
     >>> head_entropy(torch.full((1, 1, 2, 4), 0.25))
     tensor([[1.]])
     """
-    return _entropy(weights).mean(-1) / math.log(max(2, weights.shape[-1]))
+    # rounding of even weights may exceed 1
+    return (_entropy(weights).mean(-1) / math.log(max(2, weights.shape[-1]))).clamp(0, 1)
 
 
 def head_diversity(weights: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ def head_diversity(weights: Tensor) -> Tensor:
     if heads == 1:
         return weights.new_full((len(weights),), math.nan)
     divergence = _entropy(weights.mean(1)) - _entropy(weights).mean(1)
-    return divergence.mean(-1).clamp_min(0) / math.log(heads)
+    return (divergence.mean(-1) / math.log(heads)).clamp(0, 1)
 
 
 def _entropy(weights: Tensor) -> Tensor:

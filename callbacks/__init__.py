@@ -2,6 +2,8 @@
 
 from convlens.callbacks.activation_grids import ActivationGrids
 from convlens.callbacks.alarms import Alarms
+from convlens.callbacks.attention_maps import AttentionMaps
+from convlens.callbacks.attention_scores import AttentionScores
 from convlens.callbacks.attribution import Attribution
 from convlens.callbacks.augmentation_preview import AugmentationPreview
 from convlens.callbacks.class_means import ClassMeans
@@ -10,6 +12,7 @@ from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
 from convlens.callbacks.learning_curves import LearningCurves
 from convlens.callbacks.ledger import Ledger
+from convlens.callbacks.legrad import LeGrad
 from convlens.callbacks.logging.config_text import ConfigText
 from convlens.callbacks.logging.epoch_log import EpochLog
 from convlens.callbacks.logging.events import EventLogger
@@ -23,6 +26,8 @@ from convlens.callbacks.scores import Scores
 __all__ = [
     "ActivationGrids",
     "Alarms",
+    "AttentionMaps",
+    "AttentionScores",
     "Attribution",
     "AugmentationPreview",
     "ClassMeans",
@@ -34,6 +39,7 @@ __all__ = [
     "FilterVisuals",
     "GradCam",
     "HParams",
+    "LeGrad",
     "LearningCurves",
     "Ledger",
     "Looks",

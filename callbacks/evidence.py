@@ -1,4 +1,4 @@
-"""Grad-CAM of many images at once, for callbacks about classes rather than single images."""
+"""Maps of evidence of many images at once, for callbacks about classes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from torch import Tensor, nn
 
 from convlens.explain.grad_cam import GradCamMaps, grad_cam
 from convlens.explain.layers import choose_layers
+from convlens.explain.legrad import legrad
+from convlens.explain.obstacles import find_obstacle
+from convlens.rundir.maps import BLOCKS
 
 PASSES = 5.0  # forward passes that the maps of two classes cost about, backward passes included
+METHODS = ("grad_cam", "legrad")
 FEWEST = 10  # images: numbers about fewer would jump from look to look
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Grad-CAM maps of N images at the last feature map.
+    """Grad-CAM maps of N images at the last feature map, or LeGrad maps.
 
     If images may have several classes, each pair of an image and one of its classes counts as an
     image: both maps are those of this class, and so are label, prediction and mask.
@@ -54,19 +58,44 @@ def find_last_feature_map(network: nn.Module, example: Tensor) -> list[str]:
     return list(known[example.shape])
 
 
-def collect_evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
+def find_evidence_layers(look: Look, method: str) -> list[str]:
+    """Return the one layer that a method of ``METHODS`` explains, or []; computed once."""
+    if method == "grad_cam":
+        return find_last_feature_map(look.network, look.example)
+    return [] if find_obstacle(look.network, look.example, method) else [BLOCKS]
+
+
+def collect_evidence(
+    explanation: Explanation, look: Look, count: int, method: str = "grad_cam"
+) -> Evidence | None:
     """Return the maps of ``count`` images of the stage, or of the probes; computed once per look.
 
     If the time does not suffice for all, the maps of the first ones are returned, and the
     explanation reports it.
 
+    Args:
+        explanation: the one that needs them.
+        look: the look.
+        count: number of images.
+        method: one of ``METHODS``.
+
     Returns:
-        None for a network without feature maps, and without time for ``FEWEST`` images.
+        None for a network that the method cannot explain, and without time for ``FEWEST`` images.
     """
-    key = ("evidence", count)
+    key = ("evidence", method, count)
     if key not in look.memo:
-        look.memo[key] = _compute_evidence(explanation, look, count)
+        look.memo[key] = _compute_evidence(explanation, look, count, method)
     return look.memo[key]
+
+
+def explain_by(
+    method: str, explanation: Explanation, look: Look, images: Tensor, targets: Tensor,
+    layers: list[str],
+) -> GradCamMaps:  # fmt: skip
+    """Compute the maps of a method of ``METHODS``, and record what they take."""
+    if method == "grad_cam":
+        return explain_classes(explanation, look, images, targets, layers)
+    return explain_attention(explanation, look, images, targets)
 
 
 def explain_classes(
@@ -81,8 +110,21 @@ def explain_classes(
     return replace(found, maps=maps)
 
 
-def _compute_evidence(explanation: Explanation, look: Look, count: int) -> Evidence | None:
-    layers = find_last_feature_map(look.network, look.example)
+def explain_attention(
+    explanation: Explanation, look: Look, images: Tensor, targets: Tensor, pool: str = "mean"
+) -> GradCamMaps:
+    """Compute LeGrad maps, as those of one layer, and record what they take."""
+    with look.timed(("legrad", BLOCKS), len(images)):
+        found = explanation.fit_batch(
+            lambda batch: legrad(look.network, images, targets, pool=pool, batch=batch)
+        )
+    return GradCamMaps({BLOCKS: found.maps.cpu()}, found.logits, found.targets)
+
+
+def _compute_evidence(
+    explanation: Explanation, look: Look, count: int, method: str
+) -> Evidence | None:
+    layers = find_evidence_layers(look, method)
     if not layers:
         return None
     batches: Iterable[Tensor] = [look.probes.images]
@@ -100,7 +142,7 @@ def _compute_evidence(explanation: Explanation, look: Look, count: int) -> Evide
         if present is None:  # the user's own images, whose classes are unknown
             return None
         targets = list_present(present.cpu())
-    kind, fewest = ("grad_cam", *layers), min(FEWEST, len(labels))
+    kind, fewest = (method, *layers), min(FEWEST, len(labels))
     results: list[GradCamMaps] = []
     done = 0
     passes = PASSES * targets.shape[1] / 2
@@ -109,7 +151,8 @@ def _compute_evidence(explanation: Explanation, look: Look, count: int) -> Evide
         parts = look.pieces(kind, len(labels), batch=explanation.batch, passes=passes)
         for part in parts:
             images = stream.take(part.stop - part.start)
-            results.append(explain_classes(explanation, look, images, targets[part], layers))
+            wanted = targets[part]
+            results.append(explain_by(method, explanation, look, images, wanted, layers))
             done = part.stop
     if done < len(labels):
         explanation.report_cut(look, f"with maps of {done} of {len(labels)} images")

@@ -56,6 +56,8 @@ class Explanation(L.Callback, ABC):
         needs_predictions: whether it uses the predictions on validation and test images.
         looks_at_test: whether it looks again after the test.
         has_final_look: whether the end of the run shows more than the end of an epoch.
+        for_some_networks: whether a convlens run leaves it out, without a warning, if
+            ``find_obstacle`` has a reason.
         cut: what the budget left out of the current look, in one line; empty if nothing.
         photographs: whether its pictures show photographs, alone or under smooth maps, and few thin
             lines in colour: see ``convlens.draw.jpeg.encode_jpeg``.
@@ -63,6 +65,7 @@ class Explanation(L.Callback, ABC):
     """
 
     needs_predictions = looks_at_test = has_final_look = photographs = False
+    for_some_networks = False
 
     def __init__(self, *, every_n_epochs: int = 1, batch: int = 32):
         self.every_n_epochs, self.batch = every_n_epochs, batch
@@ -170,6 +173,15 @@ class Explanation(L.Callback, ABC):
             UserError: a pattern matches no layer.
         """
         return []
+
+    def find_obstacle(self, network: nn.Module, example: Tensor) -> str:
+        """Return why nothing of a network can be shown, in one line; empty if something can.
+
+        Args:
+            network: the network to explain.
+            example: one image, (1, C, H, W).
+        """
+        return ""
 
     def layers_of(self, look: Look) -> list[str]:
         """Return ``select_layers`` of the look's network, which is run only once for it."""

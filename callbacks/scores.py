@@ -8,24 +8,26 @@ import numpy as np
 import torch
 from convlens.callbacks.evidence import (
     FEWEST,
+    METHODS,
     PASSES,
     Evidence,
     collect_evidence,
-    find_last_feature_map,
+    explain_by,
+    find_evidence_layers,
 )
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
-from convlens.core.errors import UserError
+from convlens.core.errors import UserError, nearest
 from convlens.draw.charts import depth_chart
 from convlens.explain import scores
 from convlens.explain.activations import compute_layer_statistics
 from convlens.explain.faithfulness import faithfulness, insertion_deletion
-from convlens.explain.grad_cam import grad_cam
 from convlens.explain.layers import choose_layers, layer_kind
 from convlens.explain.layouts import find_module
+from convlens.explain.obstacles import find_obstacle
 from convlens.explain.sanity import parameter_randomisation
 from convlens.explain.similarity import pearson
 
@@ -34,7 +36,7 @@ STATE_KEYS = ("before", "untrained", "latest", "scored", "measured")  # in check
 
 
 class Scores(ExplanationCallback):
-    """``explain/<score>`` each epoch, for Grad-CAM at the last feature map over many images.
+    """``explain/<score>`` each epoch, for maps of many images: Grad-CAM at the last feature map.
 
     - ``border_energy``, ``peak_row``, ``peak_column``: where the evidence for the predicted class
       is; they need no masks.
@@ -61,6 +63,7 @@ class Scores(ExplanationCallback):
 
     Args:
         which: ``default`` or ``all``.
+        method: whose maps are scored: ``grad_cam``, or ``legrad`` for transformers.
         pictures: number of validation images; without a data set, the probes are used.
         layers: ``auto`` (every activation), a name, a glob, or a list of them.
         limit: maximum number of layers with ``auto``.
@@ -76,7 +79,7 @@ class Scores(ExplanationCallback):
     needs_predictions = has_final_look = True
 
     def __init__(
-        self, *, which: str = "default", pictures: int = 40,
+        self, *, which: str = "default", method: str = "grad_cam", pictures: int = 40,
         layers: str | list[str] = "auto",
         limit: int = 12,
         masks: bool = True, border: float = 0.2, near: float = 0.15, confident: float = 0.9,
@@ -85,6 +88,9 @@ class Scores(ExplanationCallback):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         if which not in EXTENTS:
             raise UserError(f"scores={which}: expected default or all")
+        if method not in METHODS:
+            raise UserError(f"{self.config_key}.method={method}: {nearest(str(method), METHODS)}")
+        self.method = method
         self.which, self.count, self.layers, self.limit = which, pictures, layers, limit
         self.masks, self.border, self.near, self.confident = masks, border, near, confident
         self.steps = steps
@@ -103,6 +109,8 @@ class Scores(ExplanationCallback):
             setattr(self, f"_{name}", state_dict[name])
 
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
+        if self.method != "grad_cam" and (why := find_obstacle(network, example, self.method)):
+            raise UserError(why)
         names = choose_layers(network, self.layers, "activations", example=example)
         if self.layers != "auto":
             return names
@@ -114,9 +122,9 @@ class Scores(ExplanationCallback):
         return {"layers/depth/sparsity": 1, "layers/depth/dead": 1} if layers else {}
 
     def portion(self, look: Look) -> Portion | None:
-        if not (layers := find_last_feature_map(look.network, look.example)):
+        if not (layers := find_evidence_layers(look, self.method)):
             return None
-        kind, least = ("grad_cam", *layers), min(FEWEST, self.count)
+        kind, least = (self.method, *layers), min(FEWEST, self.count)
         return Portion(self.count, "images", kind, PASSES, least)
 
     def pictures(self, look: Look) -> Findings:
@@ -131,10 +139,10 @@ class Scores(ExplanationCallback):
             yield from self._compute_randomisation(look)
 
     def _compute_scores(self, look: Look) -> Findings:
-        maps = collect_evidence(self, look, self.count)
+        maps = collect_evidence(self, look, self.count, self.method)
         if maps is not None:
             yield from self._compute_map_scores(look, maps)
-        if maps is not None or not find_last_feature_map(look.network, look.example):
+        if maps is not None or not find_evidence_layers(look, self.method):
             self._scored = look.clock
         predictions = look.predictions
         if predictions is not None and len(predictions) and look.thresholds is None:
@@ -173,7 +181,7 @@ class Scores(ExplanationCallback):
 
     def _compute_faithfulness(self, look: Look, layer: str) -> Findings:
         """Yield scores of the probes' maps for their predicted classes."""
-        images, kind = look.probes.images, ("faithfulness", layer, self.steps)
+        images, kind = look.probes.images, ("faithfulness", self.method, layer, self.steps)
         if not look.affords(kind, len(images), 4 * PASSES + 2 * self.steps):
             self.report_cut(look, "before the scores of faithfulness")
             return
@@ -198,20 +206,18 @@ class Scores(ExplanationCallback):
     ) -> tuple[Tensor, Tensor]:
         """Return maps (N, h, w) for one class each, by default the predicted, and the classes."""
         targets = torch.full((len(images),), -1) if targets is None else targets
-        result = self.fit_batch(
-            lambda batch: grad_cam(look.network, images, targets, [layer], batch=batch)
-        )
-        return result.maps[layer][:, 0], result.targets[:, 0]
+        result = explain_by(self.method, self, look, images, targets, [layer])
+        return result.maps[layer][:, 0].to(images.device), result.targets[:, 0]
 
     def _compute_randomisation(self, look: Look) -> Findings:
         """Yield how similar the probes' maps stay when layers become random."""
-        layers = find_last_feature_map(look.network, look.example)
+        layers = find_evidence_layers(look, self.method)
         if not layers:
             return
         layer, images = layers[0], look.probes.images
         # one layer after the other becomes random, and each time the maps are computed again
         rounds = sum(any(True for _ in m.parameters(False)) for m in look.network.modules())
-        if not look.affords(("grad_cam", layer), rounds * len(images), PASSES):
+        if not look.affords((self.method, layer), rounds * len(images), PASSES):
             self.report_cut(look, "before the test with random layers")
             return
         _, targets = self._explain(look, images, layer)

@@ -36,6 +36,7 @@ CASES = {
     "attention": RANDOM_ATTENTION,
 }  # fmt: skip
 BASES = {"attention": TINY_VIT}
+ATTENTION = ("LeGrad", "AttentionMaps", "AttentionScores")  # which only transformers have
 
 
 def trained(home: Path, words: list[str], base: list[str]) -> dict:
@@ -47,21 +48,21 @@ def trained(home: Path, words: list[str], base: list[str]) -> dict:
     return read_trained(home)
 
 
-def looked(home: Path) -> None:
+def looked(home: Path, *others: str) -> None:
     """The run did look, with everything, and nothing failed."""
     summary = json.loads((home / "summary.json").read_text())
     assert not summary["failures"]
     assert set(summary["explaining"]) == {
         "GradCam", "Scores", "Mistakes", "ConfusionMatrix", "ClassMeans", "ActivationGrids",
         "OcclusionMaps", "FilterVisuals", "AugmentationPreview", "LearningCurves",
-        "Attribution (integrated_gradients)",
+        "Attribution (integrated_gradients)", *others,
     }  # fmt: skip
     assert list((home / "explanations" / "epoch_001").rglob("*.jpg"))
 
 
 def check(tmp_path: Path, words: list[str], base: list[str] = TINY) -> None:
     seen = trained(tmp_path / "on", [*words, *ALL], base)
-    looked(tmp_path / "on")
+    looked(tmp_path / "on", *(ATTENTION if base == TINY_VIT else ()))
     assert_same(seen, trained(tmp_path / "off", [*words, "callbacks=none"], base))
 
 

@@ -25,6 +25,8 @@ def test_entropy_in_closed_form():
     half = torch.tensor([0.5, 0.5, 0, 0]).expand(1, 1, 4, 4)
     assert head_entropy(torch.cat([even, sharp, half], 1))[0].tolist() == pytest.approx([1, 0, 0.5])
     assert head_entropy(torch.ones(1, 1, 3, 1)).item() == 0
+    even = [torch.full((1, 1, 1, count), 1 / count) for count in range(2, 200)]
+    assert max(head_entropy(each).item() for each in even) <= 1  # also when rounded
     weights = random_weights()
     expected = torch.distributions.Categorical(weights).entropy().mean(-1) / math.log(7)
     torch.testing.assert_close(head_entropy(weights), expected)

@@ -17,8 +17,8 @@ WORDS: Words = {
         form="PATH", synonyms=("images",),
     ),
     "only": Word(
-        "grad_cam, occlusion, superpixels, activations, filters or methods of captum.attr, with "
-        "commas; default: see below",
+        "grad_cam, occlusion, superpixels, activations, filters, one of those below for "
+        "transformers, or methods of captum.attr, with commas; default: see below",
         form="NAME,…",
     ),
     "layers": Word(
@@ -33,7 +33,9 @@ WORDS: Words = {
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
 NOTES = (
-    "Without only=: grad_cam, occlusion, superpixels, integrated_gradients and activations.",
+    "Without only=: grad_cam, legrad (where it fits), occlusion, superpixels, integrated_gradients",
+    "and activations. Of transformers also: relevance, attention, rollout, token_occlusion, and",
+    "attn_lrp (torchvision's ViT, with the package lxt).",
     "Without ckpt=, `model=NAME model.head=imagenet` explains a network of timm or torchvision",
     "with its ImageNet weights; other keys of model and data may follow:",
     "`convlens train --help` lists them.",

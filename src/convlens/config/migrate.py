@@ -99,7 +99,8 @@ def _read_default_looks() -> dict[str, dict]:
         nodes = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")).values()
         looks |= {node[TARGET]: node for node in nodes if isinstance(node, dict)}
     looks["convlens.callbacks.Scores"]["which"] = "default"  # in place of references
-    looks["convlens.callbacks.GradCam"]["classes"] = 2
+    for name in ("GradCam", "LeGrad"):
+        looks[f"convlens.callbacks.{name}"]["classes"] = 2
     return looks
 
 

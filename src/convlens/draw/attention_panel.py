@@ -20,6 +20,22 @@ READING = (
     "The brighter a part, the more attention it gets. Attention is the same for every class; "
     "evidence is for the class that is named."
 )
+HEADS_READING = (
+    "The brighter a part, the more attention it gets. Attention is the same for every class: it is "
+    "not evidence."
+)
+NORMS_READING = (
+    "They are far longer than other tokens: they hold facts about the whole image, not about their "
+    "place. Maps of attention show them as bright dots."
+)
+LEGRAD_READING = (
+    "LeGrad: the brighter a region, the more the score of the class grows with attention to it, "
+    "mean of all blocks."
+)
+RELEVANCE_READING = (
+    "Relevance: the brighter a region, the more the attention that raises the score of the class "
+    "reads from it, over all blocks."
+)
 CELL = 144  # longest side of the photograph under each map, pixels
 
 
@@ -55,9 +71,24 @@ class MapRow:
     shared: bool = True
 
 
+def name_heads(
+    maps: Array, limit: int | None = None, *, names: Sequence[str] = ()
+) -> list[NamedMap]:
+    """Return the maps of a layer's heads with their names.
+
+    Args:
+        maps: ``(heads, h, w)``.
+        limit: Maximum number of heads, evenly chosen; None for all.
+        names: Names of the maps; "head 1", "head 2" and so on if empty.
+    """
+    count = len(maps) if limit is None else min(limit, len(maps))
+    places = np.linspace(0, len(maps) - 1, count).round().astype(int)
+    return [NamedMap(names[k] if names else f"head {k + 1}", maps[k]) for k in places.tolist()]
+
+
 def attention_panel(
     image: Array | Photograph, rows: Sequence[MapRow], *, title: str, source: str = "",
-    columns: int = 6, pixelated: bool = True,
+    columns: int = 6, pixelated: bool = True, reading: str = READING,
 ) -> np.ndarray:  # fmt: skip
     """Draw [photograph | rows of maps], each map over the photograph with its name and its peak.
 
@@ -72,6 +103,7 @@ def attention_panel(
         source: The name by which a user finds the image.
         columns: Maximum number of maps side by side.
         pixelated: Whether the patches keep sharp edges; otherwise they are interpolated.
+        reading: A sentence on how to read the maps.
 
     Returns:
         uint8 ``(H, W, 3)``.
@@ -86,7 +118,7 @@ def attention_panel(
     note = text_band(picture.shape[1], shorten_path(source, picture.shape[1], "/"), photograph.seen)
     drawn = [_draw_row(small, photograph, row, columns, pixelated) for row in rows]
     body = hstack([vstack([picture, note], gap=2), vstack(drawn, gap=16)], gap=16)
-    return add_title(body, title, READING)
+    return add_title(body, title, reading)
 
 
 def _draw_row(

@@ -27,6 +27,9 @@ _READINGS = {
     "covering a blue part raises it.",
     "superpixels": "Superpixels: covering a red patch lowers the logit of the class, "
     "covering a blue patch raises it.",
+    "token_occlusion": "Token occlusion: leaving out a red patch lowers the logit of the class, "
+    "leaving out a blue patch raises it.",
+    "attn_lrp": "AttnLRP: red parts contribute to the logit of the class, blue parts take from it.",
     "integrated_gradients": "Integrated gradients: compared with a black image, red parts raise "
     "the logit of the class, blue parts lower it.",
 }

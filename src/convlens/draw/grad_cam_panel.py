@@ -175,7 +175,7 @@ def draw_classes(
 
 def grad_cam_panel(
     image: Array | Photograph, maps: Sequence[ClassMap], *, title: str, source: str = "",
-    pixelated: bool = False,
+    pixelated: bool = False, reading: str = READING,
 ) -> np.ndarray:  # fmt: skip
     """Draw [photograph | overlay of each class], one row for each layer; see ``draw_classes``.
 
@@ -190,6 +190,7 @@ def grad_cam_panel(
         title: What distinguishes this panel from others: the image, the layer, the epoch.
         source: The name by which a user finds the image.
         pixelated: Whether the cells of a map keep sharp edges; otherwise they are interpolated.
+        reading: A sentence on how to read the maps, for other methods than Grad-CAM.
 
     Returns:
         uint8 ``(H, W, 3)``.
@@ -198,7 +199,7 @@ def grad_cam_panel(
         ValueError: There is no map, or the image or a map has a wrong shape.
     """
     body = draw_evidence(image, maps, source=source, pixelated=pixelated)
-    return add_title(body, title, READING)
+    return add_title(body, title, reading)
 
 
 def draw_evidence(

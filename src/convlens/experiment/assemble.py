@@ -38,6 +38,7 @@ class Run:
         module: the network with its loss and optimizer.
         explanations: the explanation callbacks.
         others: user-defined callbacks that are not explanations.
+        left_out: explanations that can show nothing of this network, by name, and why.
         phases: the callback that applies the schedule.
     """
 
@@ -46,6 +47,7 @@ class Run:
     module: ClassifierModule
     explanations: list[ExplanationCallback]
     others: list[L.Callback]
+    left_out: dict[str, str]
     phases: Phases
 
 
@@ -107,8 +109,10 @@ def check_labels(config: Config) -> None:
 
 def build_callbacks(
     config: Config, module: ClassifierModule
-) -> tuple[list[ExplanationCallback], list[L.Callback]]:
+) -> tuple[list[ExplanationCallback], list[L.Callback], dict[str, str]]:
     """Return the explanation callbacks, with layers and class names set, and all other callbacks.
+
+    Then come the explanations that are left out, by name, and why; see ``Run``.
 
     Built-in callbacks are looked up by class name: Hydra's ``instantiate`` would import and call
     whatever ``_target_`` names, even in nested values, and a config may come from a stranger.
@@ -130,7 +134,12 @@ def build_callbacks(
     for look in looks:
         look.class_names = tuple(module.class_names)
         look.find_once(module.model, example, look.select_layers)  # kept for the looks
-    return looks, others
+    obstacles = {
+        look.name: look.find_once(module.model, example, look.find_obstacle)
+        for look in looks if look.for_some_networks
+    }  # fmt: skip
+    left_out = {name: obstacle for name, obstacle in obstacles.items() if obstacle}
+    return [look for look in looks if look.name not in left_out], others, left_out
 
 
 def _build_look(look: LookConfig) -> ExplanationCallback:

@@ -192,9 +192,10 @@ class Explainer:
             picture: see ``read``.
             target: the class to explain: its name, None for the predicted one (or all of
                 them), or ``top3`` (or any number) for that many of the most probable.
-            only: some of ``grad_cam, occlusion, superpixels, activations, filters``, or any
-                attribution method of Captum (``integrated_gradients``), as a list or text with
-                commas; None for ``convlens.experiment.methods.DEFAULT``.
+            only: some of ``grad_cam, occlusion, superpixels, activations, filters``, for
+                transformers ``legrad, relevance, attention, rollout, token_occlusion, attn_lrp``,
+                or any attribution method of Captum (``integrated_gradients``), as a list or text
+                with commas; None for ``convlens.experiment.methods.DEFAULT``.
             name: name of the image; defaults to the name of its file.
             layers: layers for Grad-CAM, activations and filters: names or patterns, as a list or
                 text with commas; ``auto`` for the default of each. See
@@ -206,7 +207,7 @@ class Explainer:
 
         Raises:
             UserError: the file cannot be decoded; a class, method or layer is unknown; a layer has
-                no maps; or ``only`` names Grad-CAM and the network has no feature map.
+                no maps; or ``only`` names a method that cannot explain the network.
         """
         methods = choose_methods(only)
         layers = _split_patterns(layers)

@@ -38,10 +38,12 @@ class Explanation:
         predicted: the predicted classes, the most probable first; if an image may have several,
             those from their threshold on.
         grad_cam: by layer, ``(T, h, w)``, at least 0, on the scale of logits.
-        maps: by method (``occlusion``, ``superpixels`` or a method of Captum), ``(T, H, W)`` or a
-            layer's ``(T, h, w)``, signed.
+        maps: by method (``occlusion``, ``legrad``, a method of Captum, …), ``(T, H, W)`` or
+            ``(T, h, w)``; signed, but those of ``legrad`` and ``relevance`` are at least 0.
         map_layers: by method of ``maps``, the explained layer; methods that explain the image
             itself are missing.
+        attention: by layer, ``(heads, h, w)``, at least 0; and ``rollout`` of all layers,
+            ``(1, h, w)``. It is the same for every class.
         activations: by layer, ``(C', h, w)``.
         panels: the drawn explanations by tag, uint8 ``(H, W, 3)``.
         notes: remarks that help to read the maps, one line each.
@@ -58,6 +60,7 @@ class Explanation:
     grad_cam: dict[str, Tensor] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
     map_layers: dict[str, str] = field(default_factory=dict)
+    attention: dict[str, Tensor] = field(default_factory=dict)
     activations: dict[str, Tensor] = field(default_factory=dict)
     panels: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

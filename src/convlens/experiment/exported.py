@@ -69,7 +69,8 @@ class ExportedExplainer(Explainer):
                 return
         if is_named:
             raise problem
-        explanation.notes.append(str(problem))
+        if method != "legrad":  # which only some networks have
+            explanation.notes.append(str(problem))
 
     def _find_obstacle(self, explanation: Explanation, layers: str | list[str]) -> UserError | None:
         """Return why the file's own map is not what is requested, or None if it is."""

@@ -19,8 +19,10 @@ from convlens.draw.activation_grid import activation_grid
 from convlens.draw.attribution_panel import attribution_panel, describe_reading
 from convlens.draw.filter_sheet import filter_sheet, kernel_sheet
 from convlens.draw.grad_cam_panel import LayerMap, grad_cam_panel
+from convlens.experiment.attention_methods import OF_CLASSES, OF_NETWORK, add_attention
 from convlens.experiment.explanation import Explanation
 from convlens.explain.activations import activations
+from convlens.explain.attn_lrp import attn_lrp
 from convlens.explain.attribution import attribute
 from convlens.explain.captum_methods import attribution_methods, find_method
 from convlens.explain.embeddings import find_positions
@@ -37,10 +39,15 @@ from convlens.explain.layers import choose_layers, find_feature_map, find_image_
 from convlens.explain.layouts import find_module
 from convlens.explain.occlusion import LEAST, occlusion, superpixel_ablation, window_pixels
 from convlens.explain.superpixels import superpixels
+from convlens.explain.token_occlusion import token_occlusion
 from convlens.explain.units import Units, choose_units
 
-DEFAULT = ("grad_cam", "occlusion", "superpixels", "integrated_gradients", "activations")
-BUILT_IN = ("grad_cam", "occlusion", "superpixels", "activations", "filters")
+# legrad: for networks that it can explain
+DEFAULT = ("grad_cam", "legrad", "occlusion", "superpixels", "integrated_gradients", "activations")
+BUILT_IN = (
+    "grad_cam", *OF_CLASSES, *OF_NETWORK, "occlusion", "token_occlusion", "superpixels", "attn_lrp",
+    "activations", "filters",
+)  # fmt: skip
 _LAYERS_SHOWN = 16  # activation grids if no layers are named
 _SEGMENTS = 49  # superpixels, about as many as there are windows
 _WINDOW, _STRIDE = 0.25, 0.125  # of occlusion, fractions of the image's sides
@@ -91,11 +98,13 @@ def add_explanation(
         seed: seed of methods that draw random numbers.
 
     Raises:
-        UserError: a layer is unknown or has no maps, or the user named Grad-CAM and the network has
-            no feature map.
+        UserError: a layer is unknown or has no maps, or the user named a method that cannot
+            explain the network.
     """
     if method == "grad_cam":
         _add_grad_cam(network, explanation, layers, is_named)
+    elif method in (*OF_CLASSES, *OF_NETWORK):
+        add_attention(method, network, explanation, layers, is_named=is_named)
     elif method == "activations":
         _add_activations(network, explanation, layers)
     elif method == "filters":
@@ -152,7 +161,7 @@ def _add_activations(network: nn.Module, explanation: Explanation, layers: str |
 
 
 def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, seed: int) -> None:
-    """Add signed maps ``(T, H, W)``, from covering windows or superpixels or from Captum."""
+    """Add signed maps: from covering or leaving out parts, from lxt, or from Captum."""
     image, targets = explanation.picture[None], torch.tensor([explanation.targets])
     options, notes, smooth = {"baseline": "mean", "batch": _BATCH}, (), 0.0
     least = LEAST
@@ -165,6 +174,12 @@ def _add_signed_maps(network: nn.Module, explanation: Explanation, method: str, 
         segments = superpixels(image, _SEGMENTS)
         maps = superpixel_ablation(network, image, targets, segments, **options).maps[0]
         caption = f"occlusion, {int(segments.max()) + 1} superpixels"
+    elif method == "token_occlusion":
+        maps = token_occlusion(network, image, targets, batch=_BATCH).maps[0]
+        caption = "occlusion by leaving patches out, one by one"
+    elif method == "attn_lrp":
+        maps, smooth, least = attn_lrp(network, image, targets)[0], _SMOOTH, 0.0
+        caption = "AttnLRP, by lxt"
     else:
         repeated = image.expand(len(explanation.targets), *image.shape[1:])
         options = _STEPS.get(method, {})

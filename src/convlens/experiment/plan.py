@@ -161,7 +161,7 @@ def plan(config: Config) -> Plan:
     weights, download = find_weights_download(config), find_pending_download(config.data)
     if download:
         (config, module), index = _build_without_data(config, list(download.class_names)), None
-        looks, _ = build_callbacks(config, module)
+        looks, *_ = build_callbacks(config, module)
     else:
         run = assemble(config, pretrained=not weights)
         config, module, looks, index = run.config, run.module, run.explanations, run.data.index

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
-from convlens.core.errors import UserError
+from convlens.core.errors import UserError, nearest
 from convlens.explain.attention_recorder import Block, Places, Recorded, Recorder
 from convlens.explain.axes import Tokens
 from convlens.explain.mode import chunks, explaining, prepare_images, switch_off
@@ -287,3 +288,31 @@ def _read_maps(found: Pass) -> AttentionMaps:
             weights[each.layer] = each.weights.detach()
             tokens[each.layer] = each.places.keys
     return AttentionMaps(maps, weights, tokens, rows, found.logits.detach(), refused)
+
+
+def choose_attention(
+    found: AttentionMaps, patterns: str | Sequence[str], limit: int | None
+) -> list[str]:
+    """Return the layers of attention that match, in the order of the pass.
+
+    Args:
+        found: the attention of a network.
+        patterns: ``auto``, a name, a glob, or a list of them.
+        limit: maximum number of layers with ``auto``, spread over the depth; None for all.
+
+    Raises:
+        UserError: a pattern matches no layer with maps.
+    """
+    names = list(found.maps)
+    if patterns == "auto" or list(patterns) == ["auto"]:
+        count = len(names) if limit is None else min(limit, len(names))
+        return [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
+    chosen: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matches = [name for name in names if name == pattern or fnmatchcase(name, pattern)]
+        if pattern in found.refused:
+            raise UserError(f"attention of {pattern!r}: {found.refused[pattern]}")
+        if not matches:
+            raise UserError(f"no layer of attention matches {pattern!r}: {nearest(pattern, names)}")
+        chosen.update(matches)
+    return [name for name in names if name in chosen]

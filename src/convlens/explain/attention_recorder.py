@@ -273,7 +273,7 @@ def _find_places(
     """
     axes = tracker.axes(weights)
     if axes is None:
-        return Places(reason="it is not known over what it attends")
+        return Places(reason="attends over axes that cannot be followed")
     if get_labels(axes[-1]) and get_labels(axes[-1]) <= CHANNELS:
         return Places(reason="attends over channels, not over positions")
     # of the values, because queries may be learned vectors, of which nothing is known
@@ -292,7 +292,7 @@ def _find_places(
                 if windows is not None:
                     return Places(windows=windows)
                 break
-    return Places(reason="it is not known where the positions it attends to lie")
+    return Places(reason="attends to positions that cannot be placed on the image")
 
 
 def _find_maps(tracker: AxisTracker, source: Tensor) -> Callable[[Tensor], Tensor] | None:

@@ -28,7 +28,8 @@ def head_entropy(weights: Tensor) -> Tensor:
     >>> head_entropy(torch.full((1, 1, 2, 4), 0.25))
     tensor([[1.]])
     """
-    return _entropy(weights).mean(-1) / math.log(max(2, weights.shape[-1]))
+    # rounding of even weights may exceed 1
+    return (_entropy(weights).mean(-1) / math.log(max(2, weights.shape[-1]))).clamp(0, 1)
 
 
 def head_diversity(weights: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ def head_diversity(weights: Tensor) -> Tensor:
     if heads == 1:
         return weights.new_full((len(weights),), math.nan)
     divergence = _entropy(weights.mean(1)) - _entropy(weights).mean(1)
-    return divergence.mean(-1).clamp_min(0) / math.log(heads)
+    return (divergence.mean(-1) / math.log(heads)).clamp(0, 1)
 
 
 def _entropy(weights: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class NormOutliers:
 
 
 def norm_outliers(
-    patches: Tensor, masks: Tensor | None = None, *, deviations: float = 6.0
+    patches: Tensor, masks: Tensor | None = None, *, deviations: float = 6.0, times: float = 1.0
 ) -> NormOutliers:
     """Return the patch tokens whose norm is far above that of the others.
 
@@ -111,19 +112,22 @@ def norm_outliers(
 
         log threshold = median + deviations * 1.4826 * median of |log norm - median|
 
-    The factor makes the second term a standard deviation if the logarithms are normal.
+    The factor makes the second term a standard deviation if the logarithms are normal. Of images
+    with a plain background nearly all norms are equal, and ordinary patches of the object would
+    count; ``times`` asks for more.
 
     Args:
         patches: ``(B, C, h, w)`` patch tokens of one layer, such as the last block.
         masks: ``(B, H, W)`` bool, True on the object; a patch is background if less than half of
             it is on the object. None to count all patches.
         deviations: number of standard deviations; at 6, one in 1e9 of normal logarithms counts.
+        times: the threshold is at least this multiple of the median norm.
     """
     norms = patches.norm(dim=1)
     logs = norms.clamp_min(torch.finfo(norms.dtype).tiny).log()
     centre = logs.median()
     spread = 1.4826 * (logs - centre).abs().median()
-    threshold = float((centre + deviations * spread).exp())
+    threshold = max(float((centre + deviations * spread).exp()), times * float(centre.exp()))
     counted = torch.ones_like(norms, dtype=torch.bool)
     if masks is not None:
         covered = F.adaptive_avg_pool2d(masks.to(norms)[:, None], norms.shape[-2:])[:, 0]

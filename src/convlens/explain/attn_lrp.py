@@ -47,9 +47,10 @@ def attn_lrp(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     from torchvision.models import VisionTransformer
 
     if not any(isinstance(module, VisionTransformer) for module in model.modules()):
+        library = type(model).__module__.partition(".")[0]
         raise UserError(
-            f"attn_lrp supports torchvision's VisionTransformer, not {type(model).__name__}: use "
-            "legrad or relevance"
+            f"attn_lrp supports torchvision's VisionTransformer, not {type(model).__name__} of "
+            f"{library}: use legrad or relevance"
         )
     asked = targets if targets.dim() == 2 else targets[:, None]
     with explaining(model), answering(model), _rules_of_lxt():

@@ -17,7 +17,7 @@ from convlens.pages.charts import line_chart
 from convlens.pages.data_section import describe_data
 from convlens.pages.phases import read_phases
 from convlens.pages.render import data_uri, render
-from convlens.pages.selection import ACTIVATIONS, FILTERS, Selection, has_prefix, select
+from convlens.pages.selection import ACTIVATIONS, ATTENTION, FILTERS, Selection, has_prefix, select
 from convlens.pages.viewer import Viewer, build_viewer, read_viewer_run
 from convlens.rundir.read import StoredRun, convert_run_errors, read_run
 
@@ -37,6 +37,7 @@ SECTIONS = {
     "answers": ("predictions/breakdown", "predictions/random"),
     "means": ("grad_cam_means",),
     "depth": ("layers/depth",),
+    "attention": (ATTENTION, "layers/norms"),
     "activations": (ACTIVATIONS,),
     "filters": (FILTERS,),
     "augmentation": ("training/augmentation",),
@@ -62,6 +63,11 @@ MEANINGS = {
     "same_place": "fraction of a class's images whose peak is in the same place near the border",
     "drift": "correlation of each map with the previous map; 1 means no change",
     "confident_mistakes": "fraction of the validation images that are confidently misclassified",
+    "head_entropy": "0: a head looks at one token, 1: at all alike; means over heads and probes",
+    "head_diversity": "0: all heads of a layer look alike, 1: no two look at the same token",
+    "attention_distance": "how far patches look, as a fraction of the image's diagonal",
+    "norm_outliers": "fraction of the background's patches whose token has a far larger norm",
+    "token_drift": "1 - cosine of what the classifier reads, against the previous look",
     "sparsity": "fraction of a layer's activations that are zero",
     "dead": "fraction of a layer's channels that respond to no probe",
     "randomised": "rank correlation with maps of a network whose layers from the top down to this "

@@ -12,6 +12,7 @@ Files = Mapping[str, Mapping[int, Path]]  # tag -> completed epochs -> file
 Pictures = dict[str, dict[int, bytes]]  # tag -> completed epochs -> JPEG
 MARKUP = 400  # bytes of a picture's HTML, without its data
 ACTIVATIONS, FILTERS = "layers/activations", "layers/filters"
+ATTENTION = "layers/attention"
 # prefixes of tags of which the page shows the latest picture, whatever they end with
 LATEST = ("predictions", "layers/depth", "training/augmentation")
 ENDS = ("grad_cam_means", FILTERS)  # prefixes of tags with the first and the latest picture
@@ -24,7 +25,8 @@ _SIZES: tuple[tuple[_Size, _Size], ...] = (
 _SMALLEST = ((900, 60), (600, 55))
 # prefixes of tags to drop, in this order, if even the smallest pictures do not fit; others go last
 DISPENSABLE = (
-    "training/augmentation", "predictions/random", "predictions/breakdown", "layers/depth",
+    "training/augmentation", "predictions/random", "predictions/breakdown", "layers/norms",
+    ATTENTION, "layers/depth",
     "grad_cam_means", "predictions/mistakes", "predictions", "",
 )  # fmt: skip
 

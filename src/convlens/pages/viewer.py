@@ -18,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from convlens.core.photograph import WHOLE, Frame
+from convlens.draw.attention_panel import LEGRAD_READING, RELEVANCE_READING
 from convlens.draw.attribution_panel import describe_reading
 from convlens.draw.colour import colour_table
 from convlens.draw.grad_cam_panel import READING
@@ -31,10 +32,17 @@ MapsByEpoch = Mapping[str, Mapping[int, Maps]]  # method -> completed epochs -> 
 
 HEATS = ("inferno", "viridis", "gray")  # colour tables of maps that are at least 0
 SIGNED = ("coolwarm", "PuOr_r")  # colour tables of signed maps, with 0 in the middle
+# methods whose maps are at least 0: title and a sentence on how to read them
+_POSITIVE = {
+    "grad_cam": ("Grad-CAM", READING), "legrad": ("LeGrad", LEGRAD_READING),
+    "relevance": ("Relevance", RELEVANCE_READING),
+}  # fmt: skip
 # methods that need no pixel far above the others: their colours end at the largest magnitude
-_EVEN = ("grad_cam", "occlusion", "superpixels")
+_EVEN = (*_POSITIVE, "occlusion", "superpixels", "token_occlusion")
 _CLIPPED = 0.99  # share of the magnitudes within the colours of the others
-_IN_LOGITS = ("grad_cam", "occlusion", "superpixels", "integrated_gradients")
+_IN_LOGITS = (
+    "grad_cam", "occlusion", "superpixels", "token_occlusion", "attn_lrp", "integrated_gradients",
+)  # fmt: skip
 LEAST = 16  # epochs that are kept as long as photographs can be made smaller instead
 
 
@@ -299,11 +307,11 @@ def _encode_run(run: ViewerRun, images: _Images, classes: _Numbers) -> dict[str,
 def _encode_method(
     method: str, looks: Mapping[int, Maps], places: Mapping[str, int], classes: _Numbers
 ) -> dict[str, Any]:
-    is_cam = method == "grad_cam"
+    signed = method.replace("_", " ").capitalize(), describe_reading(method)
+    title, reading = _POSITIVE.get(method, signed)
     return {
-        "title": "Grad-CAM" if is_cam else method.replace("_", " ").capitalize(),
-        "reading": READING if is_cam else describe_reading(method),
-        "unit": "logit" if method in _IN_LOGITS else "", "signed": not is_cam,
+        "title": title, "reading": reading,
+        "unit": "logit" if method in _IN_LOGITS else "", "signed": method not in _POSITIVE,
         "within": 1 if method in _EVEN else _CLIPPED,
         "roles": list(dict.fromkeys(role for maps in looks.values() for role in maps.roles)),
         "layers": list(dict.fromkeys(name for maps in looks.values() for name in maps.layers)),

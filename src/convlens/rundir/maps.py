@@ -25,6 +25,7 @@ from convlens.core.files import open_atomic
 FILE = "maps.safetensors"
 SIDE = 14  # cells of the longer side of a kept map, at most
 IMAGE = "image"  # stands for the layer of methods that explain the image itself
+BLOCKS = "all blocks"  # likewise of methods that explain all blocks of a transformer together
 _FORMAT = "1"
 _LARGEST = 50_000_000  # bytes of a file; ours have a few thousand
 

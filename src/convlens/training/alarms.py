@@ -100,6 +100,30 @@ grad_cam_means and grad_cam/… for a mark, a frame or a date'
     )
 
 
+def check_norm_outliers(scores: Mapping[str, float], *, share: float | None) -> str | None:
+    """Warn that tokens of the background are used as registers.
+
+    Args:
+        scores: contains ``explain/norm_outliers``, the fraction of the background's patches whose
+            token has a far larger norm than the others, for some transformers.
+        share: threshold; None, in runs of earlier versions, for no alarm.
+
+    Returns:
+        The alarm, or None.
+
+    >>> check_norm_outliers({"explain/norm_outliers": 0.023}, share=0.01)
+    '2.3% of the patches of the background have tokens of far larger norm; look at layers/norms/…: \
+bright dots of attention there are no objects; trust legrad/…'
+    """
+    found = scores.get("explain/norm_outliers")
+    if share is None or not found or found < share:
+        return None
+    return (
+        f"{found:.1%} of the patches of the background have tokens of far larger norm; look at "
+        f"layers/norms/…: bright dots of attention there are no objects; trust legrad/…"
+    )
+
+
 def find_dead_layers(
     scores: Mapping[str, float], before: Mapping[str, float], *, share: float
 ) -> dict[str, str]:

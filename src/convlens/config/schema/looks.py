@@ -6,6 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, PlainValidator
 
+from convlens.config.schema.attention import (
+    AttentionMapsConfig,
+    AttentionScoresConfig,
+    LeGradConfig,
+)
 from convlens.config.schema.keys import (
     FRACTION,
     NULL,
@@ -21,13 +26,11 @@ from convlens.config.schema.keys import (
     each,
     key,
     one_of,
-    one_or_each,
     optional,
     whole,
 )
+from convlens.config.schema.look import LAYERS, BatchedConfig, EachEpochConfig, LookConfig
 from convlens.core.errors import UserError, nearest
-
-LAYERS = one_or_each(TEXT)
 
 
 class ProbesConfig(Slice):
@@ -80,6 +83,9 @@ class AlarmsConfig(Slice):
     same_place: Annotated[float, at_least(0)] = key(
         "border alarm: fraction of a class's images with their evidence in one place at the border"
     )
+    outlier_share: Annotated[float | None, at_least(0)] = optional(
+        "norm-outlier alarm: fraction of the background's patches whose token has a far larger norm"
+    )
     dead_share: Annotated[float, at_least(0)] = key(
         "dead-channel alarm: fraction of a layer's channels that respond to no probe"
     )
@@ -88,33 +94,6 @@ class AlarmsConfig(Slice):
     )
     mistaken_pictures: Annotated[float, at_least(0)] = key(
         "confusion alarm: fewest images of a class for which it is raised"
-    )
-
-
-class LookConfig(Slice):
-    """One of our callbacks: its class and its options."""
-
-    class_path: Annotated[str, TEXT] = Field(
-        alias=TARGET, description="class of the callback, convlens.callbacks.<class>"
-    )
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of the class, by name."""
-        return {name: value for name, value in self.plain().items() if name != TARGET}
-
-
-class EachEpochConfig(LookConfig):
-    """A callback that also runs between the first and the last epoch."""
-
-    every_n_epochs: Annotated[int, whole(1)] = key("how often the callback runs, epochs")
-
-
-class BatchedConfig(EachEpochConfig):
-    """A callback that runs the network on several images at once."""
-
-    batch: Annotated[int, whole(1)] = key(
-        "images per pass through the network; halved when memory runs out"
     )
 
 
@@ -139,6 +118,9 @@ class ScoresConfig(BatchedConfig):
 
     which: Annotated[str, one_of("default", "all")] = key(
         "which scores to compute; by default the value of scores="
+    )
+    method: Annotated[str | None, one_of("grad_cam", "legrad")] = optional(
+        "method whose maps are scored: grad_cam, or legrad for transformers"
     )
     pictures: Annotated[int, whole(1)] = key("validation images to score, evenly spread")
     layers: Annotated[str | list[str], LAYERS] = key(
@@ -298,9 +280,10 @@ class LearningCurvesConfig(LookConfig):
 LOOKS: dict[str, type[LookConfig]] = {
     kind.__name__.removesuffix("Config"): kind
     for kind in (
-        GradCamConfig, ScoresConfig, MistakesConfig, ConfusionMatrixConfig, ClassMeansConfig,
-        ActivationGridsConfig, OcclusionMapsConfig, FilterVisualsConfig, AugmentationPreviewConfig,
-        LearningCurvesConfig, AttributionConfig,
+        GradCamConfig, LeGradConfig, ScoresConfig, MistakesConfig, ConfusionMatrixConfig,
+        ClassMeansConfig, ActivationGridsConfig, AttentionMapsConfig, AttentionScoresConfig,
+        OcclusionMapsConfig, FilterVisualsConfig, AugmentationPreviewConfig, LearningCurvesConfig,
+        AttributionConfig,
     )
 }  # fmt: skip
 

@@ -202,6 +202,19 @@ def class_means(tour: Path) -> np.ndarray:
     return add_margin(vstack(means))
 
 
+METHODS = {"Grad-CAM": "grad_cam", "LeGrad": "legrad", "leaving patches out": "token_occlusion"}
+
+
+def evidence(tour: Path) -> np.ndarray:
+    """Stack the maps of a star for two classes, by three methods, without the image itself."""
+    folder = tour / "attention" / "star"
+    maps = [
+        named(picture(folder / f"{name}.jpg")[62:430, 342:994], text)
+        for text, name in METHODS.items()
+    ]
+    return add_margin(vstack(maps))
+
+
 PICTURES: dict[str, Cut] = {
     "01_numbers": numbers,
     "02_kernel": kernel,
@@ -252,6 +265,8 @@ PICTURES: dict[str, Cut] = {
     "21_occlusion": occlusion,
     "22_clever_horse": horses,
     "22_class_means": class_means,
+    "23_attention": lambda tour: picture(tour / "attention" / "star" / "layers" / "attention.jpg"),
+    "23_evidence": evidence,
 }
 
 

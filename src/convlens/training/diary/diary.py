@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from convlens.data.index.tables import format_csv_line
 from convlens.training.diary.presentations import OpenEpoch, Presentations, join
 from convlens.training.diary.record import Record
 from convlens.training.diary.suspects import Suspects, check_labels, check_presence, find_suspects
@@ -85,6 +87,11 @@ class Diary:
         return found
 
     # --- what is read from it
+
+    @cached_property
+    def quoted_files(self) -> list[str]:
+        """The names as cells of a CSV file."""
+        return [quote(name) for name in self.names]
 
     def find_suspects(self) -> list[Suspects]:
         """Return the suspects, each in the shape of ``labels``.
@@ -170,3 +177,8 @@ class Diary:
     def reopen(self, state: dict[str, list], device: torch.device) -> None:
         """Continue the epoch of a checkpoint."""
         self._open.load(state, device)
+
+
+def quote(text: str) -> str:
+    """Return a text as a cell of a CSV file."""
+    return format_csv_line([text])[:-1]

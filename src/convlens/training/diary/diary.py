@@ -165,9 +165,10 @@ class Diary:
     def load(self, state: dict[str, Tensor | int]) -> bool:
         """Take over the record of a checkpoint; return False if it is of other images."""
         sums = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        if not self.record.load(sums):
+        epoch = state.get("epoch")
+        if not isinstance(epoch, int) or not self.record.load(sums):
             return False
-        self.epoch = int(state["epoch"])
+        self.epoch = epoch
         return True
 
     def open_state(self) -> dict[str, list]:

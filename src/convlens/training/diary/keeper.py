@@ -99,7 +99,7 @@ class DiaryKeeper(L.Callback):
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         state = checkpoint.get(KEY)
-        if state is None or not pl_module.diary.load(state):
+        if not isinstance(state, dict) or not pl_module.diary.load(state):
             log.warning(
                 "the checkpoint has no diary of these images: diary.csv begins after epoch %s",
                 checkpoint.get("epoch", 0) + 1,

@@ -16,6 +16,7 @@ from convlens.callbacks.looks import ExplanationCallback
 from convlens.draw.cartography import cartography_map
 from convlens.draw.grad_cam_panel import (
     ClassMap,
+    Role,
     draw_evidence,
     evidence_sheet,
     format_probability,
@@ -121,7 +122,9 @@ class DataDiary(ExplanationCallback):
         drawn = []
         for number, photograph in enumerate(look.photographs(rows, images)):
             each, maps = suspects[number], found.maps[layers[0]][number]
-            roles = [(each.label, each.role), (each.other, "named instead")]
+            roles: list[tuple[int, Role]] = [
+                (each.label, each.role), (each.other, "named instead")
+            ]  # fmt: skip
             entries = []
             for k, (kind, role) in enumerate(roles[: 1 + (each.other != each.label)]):
                 share = float(probabilities[number, kind])

@@ -242,6 +242,7 @@ def test_explain_explains_every_predicted_class(home):
         (["exp=multi_label", "training.class_weights=balanced"], "set it to null"),
         (["exp=multi_label", "scores=all"], "leave scores=all out"),
         (["exp=multi_label", "data.shortcut=1"], "set data.objects=1"),
+        (["exp=multi_label", "data.label_noise=0.1"], "set data.objects=1"),
         (["exp=multi_label", "data.classes=2"], "3 classes or more"),
     ],
 )

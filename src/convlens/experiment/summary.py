@@ -32,8 +32,8 @@ from convlens.training.kernels import describe_kernels
 
 log = logging.getLogger("convlens")
 SECONDS = (
-    "setup", "decoding", "features", "training", "validation", "checkpoints", "explaining", "test",
-    "closing", "report",
+    "setup", "decoding", "features", "training", "validation", "diary", "checkpoints", "explaining",
+    "test", "closing", "report",
 )  # fmt: skip
 LIBRARIES = ("convlens", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 

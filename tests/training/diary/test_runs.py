@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
+import json
 import os
+import shutil
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +18,7 @@ from safetensors.numpy import load_file
 
 from convlens.cli.main import main
 from convlens.training import ClassifierModule
+from convlens.training.diary import keeper
 from convlens.training.diary.diary import Diary
 from support.apart import ends
 from support.apart import train as train_apart
@@ -134,11 +138,46 @@ def test_rows_of_each_epoch_add_up_to_the_table(tmp_path):
         assert float(row["aum"]) == pytest.approx(sums[number] / 3, rel=1e-4, abs=1e-6)
 
 
+def test_a_full_disk_costs_the_table_and_not_the_training(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper, "write_table", fail)
+        home = train(tmp_path / "run", "scheduler=constant")
+    assert not (home / "diary.csv").exists()
+    warned = "diary.csv is not of the last epoch (No space left on device): free disk space"
+    assert (home / "train.log").read_text().count(warned) == 1
+    (line,) = json.loads((home / "summary.json").read_text())["failures"]
+    assert line.endswith("diary.csv is not of the last epoch (No space left on device)")
+    assert main(["resume", f"run={home}", "training.epochs=4"]) == 0
+    assert [row["seen"] for row in read(home)] == ["4"] * 44  # the checkpoint had all of it
+
+
+@pytest.mark.parametrize("kept", [None, {}, {"epoch": "x"}, {"epoch": 1, "margin": "x"}, [1]])
+def test_a_checkpoint_without_a_usable_diary_is_resumed_and_says_so(kept, whole, tmp_path):
+    home = shutil.copytree(whole, tmp_path / "run")
+    file = home / "checkpoints" / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    content["convlens_diary"] = kept
+    torch.save(content, file)
+    assert main(["resume", f"run={home}", "training.epochs=4"]) == 0
+    said = (home / "train.log").read_text()
+    assert "has no diary of these images: diary.csv begins after epoch 3" in said
+    assert {row["seen"] for row in read(home)} == {"1"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return train(tmp_path_factory.mktemp("whole") / "run", "scheduler=constant")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], CASES["mixed"]], ids=["plain", "mixed"])
 def test_ddp_of_two_keeps_the_diary_of_one_process(tmp_path, more):
     """Batches of 7 of 60 images: some batches do not divide evenly."""
     words = [*QUIET, "precision=64", "training.epochs=2", "training.batch_size=7", *more]
+    words += ["model.batch_norm=false"]  # its statistics are those of each process
     train_apart(tmp_path / "one", *words)
     train_apart(tmp_path / "two", *words, "trainer=ddp_cpu")
     assert len(ends(tmp_path / "two")) == 2

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from convlens.data.index.tables import format_csv_line
 from convlens.training.diary.presentations import OpenEpoch, Presentations, join
 from convlens.training.diary.record import Record
 from convlens.training.diary.suspects import Suspects, check_labels, check_presence, find_suspects
@@ -86,6 +88,11 @@ class Diary:
 
     # --- what is read from it
 
+    @cached_property
+    def quoted_files(self) -> list[str]:
+        """The names as cells of a CSV file."""
+        return [quote(name) for name in self.names]
+
     def find_suspects(self) -> list[Suspects]:
         """Return the suspects, each in the shape of ``labels``.
 
@@ -158,9 +165,10 @@ class Diary:
     def load(self, state: dict[str, Tensor | int]) -> bool:
         """Take over the record of a checkpoint; return False if it is of other images."""
         sums = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        if not self.record.load(sums):
+        epoch = state.get("epoch")
+        if not isinstance(epoch, int) or not self.record.load(sums):
             return False
-        self.epoch = int(state["epoch"])
+        self.epoch = epoch
         return True
 
     def open_state(self) -> dict[str, list]:
@@ -170,3 +178,8 @@ class Diary:
     def reopen(self, state: dict[str, list], device: torch.device) -> None:
         """Continue the epoch of a checkpoint."""
         self._open.load(state, device)
+
+
+def quote(text: str) -> str:
+    """Return a text as a cell of a CSV file."""
+    return format_csv_line([text])[:-1]

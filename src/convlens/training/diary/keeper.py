@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from convlens.training.diary.presentations import Presentations
 from convlens.training.diary.table import FILE, write_table
 from convlens.training.module import ClassifierModule
 
+COST = 0.01  # fraction of the training that writing the table after epochs may take
 log = logging.getLogger("convlens")
 KEY = "convlens_diary"  # in checkpoints
 
@@ -26,7 +30,9 @@ KEY = "convlens_diary"  # in checkpoints
 class DiaryKeeper(L.Callback):
     """Gives the module a diary, which its training steps fill.
 
-    It must come before the callbacks that look, and before those that save.
+    ``diary.csv`` is written at the end of every epoch, but seldomer if that would take more than
+    ``COST`` of the training, and in any case at the end of the run. The keeper must come before the
+    callbacks that look, and before those that save.
 
     Args:
         config: the config group ``diary``.
@@ -39,6 +45,8 @@ class DiaryKeeper(L.Callback):
     def __init__(self, config: DiaryConfig, home: Path):
         self.config, self.home = config, home
         self.failure = ""
+        self._began = self._spent = 0.0
+        self._written = 0  # epoch of the table
 
     def setup(self, trainer: L.Trainer, pl_module: ClassifierModule, stage: str) -> None:
         if stage == "fit":
@@ -50,25 +58,40 @@ class DiaryKeeper(L.Callback):
             )  # fmt: skip
 
     def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
-        if pl_module.diary.epoch and trainer.is_global_zero:
-            self._write(pl_module.diary)  # a full disk may have left it behind
+        self._began, self._spent, self._written = time.perf_counter(), 0.0, 0
+        self._write(trainer, pl_module.diary)  # a killed run, or a full disk, left an earlier one
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         diary, epoch = pl_module.diary, trainer.current_epoch + 1
         with count_seconds("diary"):
             found = diary.close_epoch(epoch)
-            if trainer.is_global_zero and not trainer.fast_dev_run and found is not None:
-                self._write(diary, found)
-
-    def _write(self, diary: Diary, found: Presentations | None = None) -> None:
-        before, self.failure = self.failure, ""
-        try:
-            write_table(self.home / FILE, diary)
+            until_now = time.perf_counter() - self._began
+            if not self._written or self._spent <= COST * until_now:
+                self._write(trainer, diary)
             if found is not None and self.config.rows:
-                write_rows(self.home / "diary", diary.epoch, found)
+                self._save(trainer, partial(write_rows, self.home / "diary", epoch, found))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
+        if self._written != pl_module.diary.epoch:
+            self._write(trainer, pl_module.diary)
+
+    def _write(self, trainer: L.Trainer, diary: Diary) -> None:
+        if diary.epoch:
+            began, before, self.failure = time.perf_counter(), self.failure, ""
+            table = partial(write_table, self.home / FILE, diary)
+            self._save(trainer, table, quiet=bool(before))
+            self._written = diary.epoch
+            self._spent += time.perf_counter() - began
+
+    def _save(self, trainer: L.Trainer, write: Callable[[], None], *, quiet: bool = False) -> None:
+        """Write a file, in the first process of a run that keeps anything."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        try:
+            write()
         except OSError as error:
             self.failure = f"{self.home / FILE} is not of the last epoch ({error.strerror})"
-            if not before:
+            if not quiet:
                 log.warning("%s: free disk space; training continues", self.failure)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
@@ -76,7 +99,7 @@ class DiaryKeeper(L.Callback):
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         state = checkpoint.get(KEY)
-        if state is None or not pl_module.diary.load(state):
+        if not isinstance(state, dict) or not pl_module.diary.load(state):
             log.warning(
                 "the checkpoint has no diary of these images: diary.csv begins after epoch %s",
                 checkpoint.get("epoch", 0) + 1,

@@ -9,7 +9,7 @@ import numpy as np
 
 from convlens.core.files import open_atomic
 from convlens.data.index.tables import format_csv_line
-from convlens.training.diary.diary import Diary
+from convlens.training.diary.diary import Diary, quote
 
 FILE = "diary.csv"
 
@@ -25,7 +25,8 @@ def write_table(file: Path, diary: Diary) -> None:
 
 
 def _lines(diary: Diary) -> Iterator[str]:
-    ranked, names, record = diary.rank(), diary.class_names, diary.record
+    ranked, record, quoted_files = diary.rank(), diary.record, diary.quoted_files
+    quoted = [quote(name) for name in diary.class_names]
     rows, classes = ranked.T
     place = (rows, classes) if diary.several else rows
     arrays = record.arrays
@@ -45,8 +46,7 @@ def _lines(diary: Diary) -> Iterator[str]:
         given = np.where(diary.labels[place], "present", "absent")
         texts = {"labelled": given, "suspected": np.where(given == "absent", "present", "absent")}
     else:
-        quoted = np.array([_quote(name) for name in names], dtype=object)
-        other = quoted[arrays["other"][place]]
+        other = np.array(quoted, dtype=object)[arrays["other"][place]]
         other = np.where(arrays["lead"][place] > 0, other, "")
         texts = {"other": other, "suspected": other}
     texts["suspected"] = np.where(flags, texts["suspected"], "")
@@ -54,12 +54,10 @@ def _lines(diary: Diary) -> Iterator[str]:
     numbers = [np.asarray(each[place], float).tolist() for each in columns.values()]
     whole = [each[place].tolist() for each in counts.values()]
     form = ",".join(["%s,%s", *["%.6g"] * len(columns), *["%d"] * 4, "%s,%s"]) + "\n"
-    files = (_quote(diary.names[row]) for row in rows.tolist())
-    titles = [_quote(names[number]) for number in classes.tolist()]
-    cells = zip(files, titles, *numbers, *whole, *texts.values(), strict=True)
-    for line in map(form.__mod__, cells):
-        yield line.replace("nan", "") if ",nan" in line else line
-
-
-def _quote(text: str) -> str:
-    return format_csv_line([text])[:-1]
+    files = [quoted_files[row] for row in rows.tolist()]
+    titles = [quoted[number] for number in classes.tolist()]
+    lines = map(form.__mod__, zip(files, titles, *numbers, *whole, *texts.values(), strict=True))
+    if (arrays["seen"] > 0).all():
+        yield from lines
+    else:
+        yield from (line.replace(",nan", ",") for line in lines)

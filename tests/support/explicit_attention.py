@@ -67,7 +67,7 @@ class Explicit:
         blocks = [
             (name, module)
             for name, module in model.backbone.named_modules()
-            if re.fullmatch(r"(network\.)?blocks\.\d+", name)
+            if re.fullmatch(r"(network\.)?(encoder\.)?blocks\.\d+", name)
         ]
         self.last = blocks[-1][0] if blocks else ""
         self.outputs: list[Tensor] = []
@@ -89,8 +89,9 @@ class Explicit:
         links = backbone.link_names
         if self.last in links:
             after = links.index(self.last) + 1
-        else:  # one link, which ends with the norm (timm's beit, eva, vision_transformer_relpos)
-            tokens, after = backbone.network.norm(tokens), 1
+        else:  # in one link, which may end with a norm (beit, eva, vision_transformer_relpos)
+            norm = getattr(getattr(backbone, "network", None), "norm", nn.Identity())
+            tokens, after = norm(tokens), 1
         return self.model.head(backbone.run(tokens, after, len(links)))
 
     def read_rows(self, last: Tensor | None = None) -> Tensor:

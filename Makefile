@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
 # mypy and the API reference need an installed copy, in which callbacks/ is convlens.callbacks
 INSTALL_COPY = rm -rf build && $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --target build/package .
-COMMANDS := train resume eval explain predict export serve report compare runs kernel lesson plan lr-find split tensorboard
+COMMANDS := train resume eval explain predict export serve report compare runs models kernel lesson plan lr-find split tensorboard
 TARGETS := help setup lint format docs test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling bench-gpu $(COMMANDS)
 
 # report an unknown word at once: make itself would reach it, and fail, only after the training
@@ -61,6 +61,9 @@ compare: $(VENV)/ready  ## show runs="A B …" side by side on one page
 
 runs: $(VENV)/ready  ## list all runs in one table: sort=test/accuracy, dir=outputs
 	@$(BIN)/convlens runs $(WORDS)
+
+models: $(VENV)/ready  ## list networks with their weights and what is explained of them: search=vit
+	@$(BIN)/convlens models $(WORDS)
 
 kernel: $(VENV)/ready  ## slide a kernel over image=FILE: kernel=NAME or numbers
 	@$(BIN)/convlens kernel $(WORDS)

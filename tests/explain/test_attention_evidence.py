@@ -4,10 +4,12 @@ import copy
 from importlib import import_module
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from convlens.core.errors import UserError
+from convlens.explain.attention import recording
 from convlens.explain.attn_lrp import attn_lrp
 from convlens.explain.legrad import legrad
 from convlens.explain.relevance import propagate_relevance, relevance
@@ -278,6 +280,33 @@ def test_networks_that_need_every_patch_are_refused(name):
     assert len(str(error.value)) <= 160
     with pytest.raises(UserError, match="window"):
         token_occlusion(lively_network(PLAIN["vit"]), IMAGES, TARGETS, window=5)
+
+
+def test_a_block_that_takes_a_map_is_refused():
+    class Block(nn.Module):  # as the last stage of EfficientFormer
+        def forward(self, x):
+            x = x.flatten(2).mT
+            return x + (x @ x.mT).softmax(-1) @ x
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.block, self.head = nn.Conv2d(3, 8, 8, 8), Block(), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.block(self.embed(x)).mean(1))
+
+    with pytest.raises(UserError, match="use occlusion by windows"):
+        token_occlusion(lively_network(Network), IMAGES, TARGETS)
+
+
+def test_the_mean_of_nine_patches_is_read_in_the_networks_precision():
+    with recording(lively_network(lambda: timm.create_model(
+        "vit_tiny_patch16_224", img_size=24, patch_size=8, embed_dim=32, depth=1, num_heads=2,
+        class_token=False, global_pool="avg",
+    ))) as recorder:  # fmt: skip
+        reading = recorder.run(pictures(1, 24).double()).find_reading()
+    close(reading, torch.full((9,), 1 / 9, dtype=torch.float64), 1e-15)
 
 
 def with_rules(model):

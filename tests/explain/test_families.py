@@ -19,7 +19,7 @@ from torch import nn
 
 from convlens.explain import activations, explaining, grad_cam
 from convlens.explain.layers import find_feature_map
-from convlens.models.layers import build_layer_table
+from support.family_checks import lively
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
 WIDE = (32, 64)  # float64 has no fast convolution: no larger than needed
@@ -113,31 +113,10 @@ TOKENS = {
     "visformer": ("visformer_tiny", (64, 64), {"img_size": 64}),
     "swiftformer": ("swiftformer_xs", (64, 64), {}),
 }
-# family -> as above, without the same blocks in timm's own features, or with blocks that return
-# several tensors: the default layer, which is compared with Captum
-OTHERS = {
-    "pit": ("pit_ti_224", (64, 64), {"img_size": 64}, "transformers.2.blocks.2"),
-    "mvitv2": ("mvitv2_tiny", (64, 64), {"img_size": 64}, "norm"),
-    "twins": ("twins_svt_small", (64, 64), {"img_size": 64}, "norm"),
-    "twins, pcpvt": ("twins_pcpvt_small", (64, 64), {"img_size": 64}, "norm"),
-    "coat": ("coat_lite_tiny", (64, 64), {"img_size": 64}, "serial_blocks4.0"),
-}
 
 
 def built(name: str, options: dict) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = timm.create_model(name, num_classes=5, **options)
-        for module in model.modules():  # statistics and scales as uneven as training leaves them
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.7, 1.4)
-        for key, value in model.named_parameters():
-            if key.endswith("gamma"):
-                value.data.uniform_(0.3, 0.6)
-            elif not value.any():  # heads that start at zero
-                value.data.normal_(0, 0.1)
-    return model.double().eval()
+    return lively(lambda: timm.create_model(name, num_classes=5, **options))
 
 
 def images_of(size: tuple[int, int]) -> torch.Tensor:
@@ -263,44 +242,3 @@ def test_maps_of_a_familys_blocks_are_timms_own_bit_for_bit(family):
     assert layer is not None, why
     maps = grad_cam(model, images, torch.tensor([1]), [layer], relu=False).maps[layer]
     assert maps.isfinite().all() and maps.abs().max() > 0
-
-
-class Patches(nn.Module):
-    """A block of tokens whose patches pass through ``tap`` as maps ``(B, C, h, w)``."""
-
-    def __init__(self, block: nn.Module, side: int):
-        super().__init__()
-        self.block, self.side, self.tap = block, side, nn.Identity()
-
-    def forward(self, *given, **named):
-        x = self.block(*given, **named)
-        prefix, patches = x[:, : -(self.side**2)], x[:, -(self.side**2) :]
-        maps = self.tap(patches.transpose(1, 2).unflatten(2, (self.side, self.side)))
-        return torch.cat([prefix, maps.flatten(2).transpose(1, 2)], 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", OTHERS)
-def test_grad_cam_of_a_familys_default_layer_is_captums(family):
-    name, size, options, layer = OTHERS[family]
-    model, images = built(name, options), images_of(size)
-    assert find_feature_map(model, images) == (layer, "")
-    ours = grad_cam(model, images, torch.tensor([1]), [layer]).maps[layer]
-    parent, _, child = layer.rpartition(".")
-    tapped = Patches(model.get_submodule(layer), ours.shape[-1])
-    setattr(model.get_submodule(parent), child, tapped)
-    theirs = LayerGradCam(model, tapped.tap).attribute(images, 1, relu_attributions=True)
-    torch.testing.assert_close(ours, theirs.detach(), **CLOSE)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", [*MAPS, *TOKENS, *OTHERS])
-def test_the_layer_table_of_a_family_holds_every_parameter_once(family):
-    name, size, options = {**MAPS, **TOKENS, **OTHERS}[family][:3]
-    if size[0] != size[1]:
-        size = (96, 96)
-        if "img_size" in options:
-            options = {**options, "img_size": size}
-    model = timm.create_model(name, num_classes=5, **options).eval()
-    rows = build_layer_table(model, channels=3, size=size[0])
-    assert sum(row.parameters for row in rows) == sum(p.numel() for p in model.parameters())

@@ -219,9 +219,19 @@ class Hub(Quiet):
 
 
 @pytest.mark.parametrize("content", [b"weights", b"changed"])
-def test_a_file_of_the_hub_is_checked_and_a_damaged_one_does_not_stay(at, monkeypatch, content):
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("resnet18", "resnet18.a1_in1k"),
+        ("vit_tiny_patch16_224", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
+        ("vit_small_patch14_dinov2", "vit_small_patch14_dinov2.lvd142m"),
+    ],
+)
+def test_a_file_of_the_hub_is_checked_and_a_damaged_one_does_not_stay(
+    at, monkeypatch, name, repository, content
+):
     served = at / "served"
-    file = served / "timm" / "resnet18.a1_in1k" / "resolve" / "main" / "model.safetensors"
+    file = served / "timm" / repository / "resolve" / "main" / "model.safetensors"
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
     running = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, directory=str(served)))
@@ -230,7 +240,7 @@ def test_a_file_of_the_hub_is_checked_and_a_damaged_one_does_not_stay(at, monkey
         "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
         f"http://127.0.0.1:{running.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
     )
-    ask = partial(find_weights, "timm", "auto", timm_name="resnet18", whole=False)
+    ask = partial(find_weights, "timm", "auto", timm_name=name, whole=False)
     try:
         if content == b"weights":
             got = ask()

@@ -34,6 +34,7 @@ COMMANDS = {
     "report": "write a whole run to one self-contained page: run=RUN_DIR",
     "compare": 'show runs="A B …" side by side on one page',
     "runs": "list all runs in one table: sort=test/accuracy, dir=outputs",
+    "models": "list networks with their weights and what is explained of them: search=vit",
     "kernel": "slide a kernel over image=FILE: kernel=NAME or numbers",
     "lesson": "draw how networks learn: about=one_weight, network, activations, losses or softmax",
     "plan": "show what exp=NAME would train and log, without training; or the layers of ckpt=FILE",

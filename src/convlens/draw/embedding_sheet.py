@@ -47,8 +47,9 @@ def component_sheet(kernels: Array, shares: Array, *, total: int, title: str) ->
     ]
     shape = format_dimensions(inputs, height, width)
     facts = (
-        f"the first {count} principal components of the {total} kernels {shape} and their shares of "
-        f"the variance, {parts.sum():.0%} together; {reading}, each divided by its maximum, sign arbitrary"
+        f"the first {count} principal components of the {total} kernels {shape} and their shares "
+        f"of the variance, {parts.sum():.0%} together; {reading}, each divided by its maximum, "
+        "sign arbitrary"
     )
     bad = int((~np.isfinite(values)).any(axis=(1, 2, 3)).sum())
     alert = f"{bad} of {count} not finite (drawn as 0)" if bad else None

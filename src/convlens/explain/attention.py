@@ -108,8 +108,8 @@ class Pass:
         is_patch = torch.zeros_like(is_read)
         is_patch[keys.prefix : keys.prefix + keys.height * keys.width] = True
         parts = [part for part in (is_read & ~is_patch, is_read & is_patch) if part.any()]
-        none = torch.zeros(is_read.shape, device=is_read.device)
-        return sum((part / part.sum() for part in parts), none) / max(1, len(parts))
+        none = torch.zeros(is_read.shape).to(self.logits)
+        return sum((part.to(none) / part.sum() for part in parts), none) / max(1, len(parts))
 
     def check_square(self, method: str) -> list[Attention]:
         """Return the attentions, if each is self-attention among the same tokens.

@@ -119,11 +119,8 @@ def find_sequence(model: nn.Module, image: Tensor) -> tuple[str, Tokens]:
         layers = found.check_square("token occlusion")
         block, tokens = layers[0].block, layers[0].places.keys
     assert tokens is not None
-    refusal = UserError(
-        f"{type(model).__name__} needs all its patches in their places: use occlusion by windows"
-    )
     if block is None:
-        raise refusal
+        raise _needs_all_patches(model)
     count = tokens.height * tokens.width
     order = torch.arange(tokens.count)
     shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(0))
@@ -134,8 +131,14 @@ def find_sequence(model: nn.Module, image: Tensor) -> tuple[str, Tokens]:
     scale = found.logits.detach().abs().max()
     tolerance = _ROUNDING * torch.finfo(logits.dtype).eps * scale
     if not bool((logits - found.logits.detach()).abs().max() <= tolerance):
-        raise refusal
+        raise _needs_all_patches(model)
     return block.name, tokens
+
+
+def _needs_all_patches(model: nn.Module) -> UserError:
+    return UserError(
+        f"{type(model).__name__} needs all its patches in their places: use occlusion by windows"
+    )
 
 
 def _mark_windows(grid: tuple[int, int], window: int, stride: int) -> Tensor:
@@ -174,6 +177,8 @@ def _keep_tokens(model: nn.Module, layer: str) -> Iterator[Callable[[Tensor], No
 
     def choose(_, args: tuple) -> tuple:
         first, *others = args
+        if first.dim() != 3:  # a map, which the block makes into tokens
+            raise _needs_all_patches(model)
         indices = kept[0].expand(len(first), -1)[..., None].expand(-1, -1, first.shape[-1])
         return first.gather(1, indices), *others
 

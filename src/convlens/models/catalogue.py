@@ -97,7 +97,7 @@ def search_names(search: str) -> list[str]:
     Raises:
         UserError: there is none; the error suggests similar names.
     """
-    names = [*OWN, *timm_networks.list_names()]
+    names = list(dict.fromkeys([*OWN, *timm_networks.list_names()]))  # timm has a vgg16 too
     pattern = search if any(each in search for each in "*?[") else f"*{search}*"
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:

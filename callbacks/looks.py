@@ -65,16 +65,14 @@ class Looks(L.Callback):
         predictions: PredictionBook | None = None, epoch_log: EpochLog | None = None,
         alarms: Alarms | None = None,
     ):  # fmt: skip
-        self.order = list(order)
+        self.order, self.own = list(order), StepObserver()
         self.ledger = ledger or Ledger()
         self.predictions = predictions or PredictionBook()
-        self.own = StepObserver()
         self.epoch_log, self.alarms = epoch_log, alarms
         self.tested: int | None = None
         self.writes_aside: bool | None = None
         self._accounts: dict[Explanation, Account] = {}
-        self._clock = 0
-        self._began = self._trained = False
+        self._clock, self._began, self._trained = 0, False, False
         self.pace = Pace()
         self.quiet = epoch_log is not None  # the closing lines of a convlens run name what was cut
 
@@ -126,6 +124,8 @@ class Looks(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.ledger.end_epoch(trainer.current_epoch)
         self._clock = trainer.current_epoch + 1
+        if (diary := getattr(pl_module, "diary", None)) is not None:
+            diary.close_epoch(self._clock)
         due = [each for each in self.order if self._clock % each.every_n_epochs == 0]
         self.look(trainer, pl_module, due, self._clock)
         if self.epoch_log is not None:

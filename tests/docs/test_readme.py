@@ -78,7 +78,7 @@ def test_pictures_of_the_pages_are_light_and_shown():
         assert all(len(words) > 20 for words, _ in found), page.name
         shown |= {(page.parent / target).resolve() for _, target in found}
     files = set((ROOT / "docs").glob("*.jpg"))
-    tour = set((ROOT / "docs" / "tour" / "pictures").glob("*.jpg"))  # the tour's own test holds them
+    tour = set((ROOT / "docs/tour/pictures").glob("*.jpg"))  # held by the tour's own test
     assert shown - tour == files
     assert {file.name for file in files if file.stat().st_size >= HEAVIEST} == set()
 

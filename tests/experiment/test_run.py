@@ -68,7 +68,7 @@ def test_summary_holds_the_contracts_keys(run_dir):
     } <= set(summary)  # fmt: skip
     assert summary["epochs"] == EPOCHS
     assert {
-        "total", "setup", "decoding", "features", "training", "validation", "checkpoints",
+        "total", "setup", "decoding", "features", "training", "validation", "diary", "checkpoints",
         "explaining", "test", "closing", "report", "other",
     } == set(summary["seconds"])  # fmt: skip
     assert {"loss", "accuracy"} <= set(summary["test"])

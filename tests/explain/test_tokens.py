@@ -27,7 +27,7 @@ from convlens.explain import (
 from convlens.explain.activations import compute_layer_statistics
 from convlens.explain.axes import AxisTracker, Tokens
 from convlens.explain.captum_layers import hook_layers, read_outputs
-from convlens.explain.embeddings import position_similarities
+from convlens.explain.embeddings import find_positions, position_similarities
 from convlens.explain.feature_map import find_feature_map
 from convlens.explain.sanity import parameter_randomisation
 from support.explain_networks import field, seeded
@@ -225,7 +225,7 @@ def test_layouts_of_transformers_are_those_of_their_configuration(name):
         assert layouts.layout(block).tokens == Tokens(1, side, side)
         expected = states[:, 1:].transpose(1, 2).unflatten(2, (side, side))
         assert torch.equal(layouts.channels_first(block, output), expected)
-    positions = position_similarities(model, images)
+    positions = position_similarities(model, find_positions(model, images))
     (found,) = positions.values()
     assert found.shape == (side,) * 4 and next(iter(positions)).endswith("position_embeddings")
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convlens.core.stopwatch import count_seconds
 from convlens.data.index.tables import format_csv_line
 from convlens.training.diary.presentations import OpenEpoch, Presentations, join
 from convlens.training.diary.record import Record
@@ -54,18 +55,20 @@ class Diary:
         self, labels: np.ndarray, names: Sequence[str], class_names: Sequence[str], *,
         double: bool = False,
     ):  # fmt: skip
-        self.labels, self.names, self.class_names = labels, names, tuple(class_names)
+        self.labels, self.class_names = labels, tuple(class_names)
+        self.names = [str(name) for name in names]  # images of an array are numbered
         self.several = labels.ndim == 2
         self.record = Record(len(labels), len(class_names), several=self.several, double=double)
         self.epoch = 0
         self._open = OpenEpoch()
+        self._closed: Presentations | None = None
 
     def take(self, logits: Tensor, batch: dict, number: int) -> None:
         """Note a training step; see ``OpenEpoch.take``."""
         self._open.take(logits, batch, number)
 
     def close_epoch(self, epoch: int) -> Presentations | None:
-        """Add the epoch to the record; every process must call it.
+        """Add the epoch to the record; every process must call it, once or several times.
 
         Args:
             epoch: completed epochs, with this one.
@@ -73,18 +76,24 @@ class Diary:
         Returns:
             The presentations of the epoch in all processes, in their order; None without any.
         """
+        if epoch == self.epoch:
+            return self._closed
+        with count_seconds("diary"):
+            self._closed = self._gather()
+            self.epoch = epoch
+            if self._closed is not None:
+                self.record.add(self._closed, epoch)
+        return self._closed
+
+    def _gather(self) -> Presentations | None:
         parts = [self._open.read()]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             mine = parts[0]
             parts = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, mine)
-        self._open, self.epoch = OpenEpoch(), epoch
+        self._open = OpenEpoch()
         kept = [part for part in parts if part is not None]
-        if not kept:
-            return None
-        found = join(kept)
-        self.record.add(found, epoch)
-        return found
+        return join(kept) if kept else None
 
     # --- what is read from it
 

@@ -31,8 +31,8 @@ class DiaryKeeper(L.Callback):
     """Gives the module a diary, which its training steps fill.
 
     ``diary.csv`` is written at the end of every epoch, but seldomer if that would take more than
-    ``COST`` of the training, and in any case at the end of the run. The keeper must come before the
-    callbacks that look, and before those that save.
+    ``COST`` of the training, and in any case at the end of the run. It must come before the
+    callbacks that save.
 
     Args:
         config: the config group ``diary``.
@@ -63,8 +63,8 @@ class DiaryKeeper(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
         diary, epoch = pl_module.diary, trainer.current_epoch + 1
+        found = diary.close_epoch(epoch)
         with count_seconds("diary"):
-            found = diary.close_epoch(epoch)
             until_now = time.perf_counter() - self._began
             if not self._written or self._spent <= COST * until_now:
                 self._write(trainer, diary)

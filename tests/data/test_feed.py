@@ -179,7 +179,10 @@ signal.raise_signal(signal.SIGINT)
 """
 
 
-@pytest.mark.parametrize("end", ["", "raise SystemExit(3)", CTRL_C])
+@pytest.mark.parametrize(
+    "end",
+    ["", *(pytest.param(end, marks=pytest.mark.slow) for end in ("raise SystemExit(3)", CTRL_C))],
+)
 def test_python_ends_although_batches_are_left(end):
     script = f"""
 from convlens.data.feed import Stream, prefetch

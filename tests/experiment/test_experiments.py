@@ -16,14 +16,14 @@ from support.tiny import shrink_network
 SHOWN = ("finetune_vgg16", "finetune_inception_v3", "finetune_timm", "scratch_vit")
 
 
-# its twin, cats_dogs_overfit, has the same network
-TWIN = "reproduce/cats_dogs_regularized"
+# others have the same networks: cats_dogs_overfit, reproduce/inception_v3_flowers, finetune_timm
+TWINS = ("reproduce/cats_dogs_regularized", "finetune_inception_v3", "modern_timm")
 
 
 @pytest.mark.parametrize(
     "experiment",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name == TWIN else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name in TWINS else [])
         for name in list_groups()["experiment"]
     ],
 )

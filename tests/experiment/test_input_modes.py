@@ -64,7 +64,12 @@ def ahead(monkeypatch):
 
 @pytest.mark.parametrize(
     "words",
-    [SHORT, TWO_UNFREEZES, [*SHORT, "precision=64"], [*SHORT, "precision=bf16"]],
+    [
+        SHORT,
+        TWO_UNFREEZES,
+        pytest.param([*SHORT, "precision=64"], marks=pytest.mark.slow),
+        pytest.param([*SHORT, "precision=bf16"], marks=pytest.mark.slow),
+    ],
     ids=["augmented", "phases", "float64", "bf16"],
 )
 def test_the_weights_are_the_same_in_every_mode(tmp_path, ahead, words):

@@ -174,6 +174,7 @@ def test_resume_of_a_run_that_stopped_early_stays_stopped(tmp_path):
     assert same(before, weights(home))
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_resume(tmp_path):
     home = tmp_path / "run"
     process = subprocess.Popen(

@@ -96,7 +96,6 @@ QUICK = (
     "multi_label",
     "finetune_vgg16",
     "finetune_timm",
-    "finetune_inception_v3",
     "own",
 )
 

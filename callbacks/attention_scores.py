@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -126,7 +127,7 @@ class AttentionScores(ExplanationCallback):
                 yield f"explain/{score}/{layer}", value
         yield from self._judge_tokens(look, found)
 
-    def _select(self, look: Look, values: dict[str, float]) -> dict[str, float]:
+    def _select(self, look: Look, values: Mapping[str, float]) -> dict[str, float]:
         return {layer: values[layer] for layer in self.layers_of(look) if layer in values}
 
     def _judge_tokens(self, look: Look, found: AttentionProfile) -> Findings:

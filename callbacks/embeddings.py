@@ -56,4 +56,5 @@ def _draw_positions(network: nn.Module, name: str, layout: Layout, title: str) -
 
 def _draw_components(module: nn.Module, title: str) -> np.ndarray:
     found = principal_kernels(module, _COMPONENTS)
-    return component_sheet(found.kernels, found.shares, total=module.weight.shape[0], title=title)
+    total = len(module.get_parameter("weight"))
+    return component_sheet(found.kernels, found.shares, total=total, title=title)

@@ -79,11 +79,13 @@ def profile_attention(
     patches = read = None
     known = [each for each in tokens if each is not None]
     if len(known) == len(tokens):
-        patches, read = (torch.cat([each[k] for each in known]) for k in (0, 1))
-    return AttentionProfile(
-        *(_add([part[name] for part in sums]) for name in ("entropy", "diversity", "distance")),
-        patches, read, known[0][2] if patches is not None else "",
-    )  # fmt: skip
+        patches = torch.cat([each[0] for each in known])
+        read = torch.cat([each[1] for each in known])
+    entropy, diversity, distance = (
+        _add([part[name] for part in sums]) for name in ("entropy", "diversity", "distance")
+    )
+    layer = known[0][2] if patches is not None else ""
+    return AttentionProfile(entropy, diversity, distance, patches, read, layer)
 
 
 def _score(each: Attention, size: tuple[int, int], diagonal: float) -> dict[str, float]:

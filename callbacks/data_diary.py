@@ -33,14 +33,14 @@ _READING = "The number behind a class is the probability that the network gives 
 class DataDiary(ExplanationCallback):
     """``diary/…``: what the training images did, see ``convlens.training.diary``.
 
-    ``diary/map`` places every training image by confidence and variability.
-    ``diary/mislabelled`` shows the images whose labels have the lowest mean margins, each with its
-    Grad-CAM for the given label and for the class that the network named instead.
+    ``training/map`` places every training image by confidence and variability.
+    ``training/mislabelled`` shows the images whose labels have the lowest mean margins, each with
+    its Grad-CAM for the given label and for the class that the network named instead.
 
     Only convlens runs have a diary; elsewhere nothing is drawn.
 
     Args:
-        images: number of images in ``diary/mislabelled``.
+        images: number of images in ``training/mislabelled``.
         every_n_epochs: look after every n-th epoch.
         batch: maximum number of images in a pass; halved when memory runs out.
     """
@@ -52,7 +52,7 @@ class DataDiary(ExplanationCallback):
         self.images = images
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {"diary/mislabelled": 1, "diary/map": 1}
+        return {"training/mislabelled": 1, "training/map": 1}
 
     def portion(self, look: Look) -> Portion | None:
         if not (self.images and (layers := find_last_feature_map(look.network, look.example))):
@@ -65,12 +65,12 @@ class DataDiary(ExplanationCallback):
             return
         when = f"training · epoch {diary.epoch}"
         if draw := self._compose_suspects(replace(look, **look.over_training), diary, when):
-            yield from self.draw(look, "diary/mislabelled", draw)
+            yield from self.draw(look, "training/mislabelled", draw)
         if diary.several:
             return  # a point per image and class would be a cloud
         record, flags = diary.record, diary.find_suspects()[0].flags
         yield from self.draw(
-            look, "diary/map",
+            look, "training/map",
             lambda: cartography_map(
                 record.confidence, record.variability, diary.labels, flags, look.class_names,
                 title=f"data map · {when}",

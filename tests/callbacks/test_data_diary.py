@@ -33,7 +33,7 @@ def test_suspects_are_drawn_for(words, maps, tmp_path):
     assert main(["train", f"run_dir={home}", *WORDS, *words]) == 0
     summary = json.loads((home / "summary.json").read_text())
     assert not summary["failures"] and not summary["left_out"]
-    drawn = {file.stem for file in (home / "explanations/epoch_001/diary").iterdir()}
+    drawn = {file.stem for file in (home / "explanations/epoch_001/training").iterdir()}
     assert drawn == {"mislabelled", *(("map",) if maps else ())}
 
 

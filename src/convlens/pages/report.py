@@ -35,7 +35,7 @@ SECTIONS = {
     "confusion": ("predictions/confusion_matrix",),
     "mistakes": ("predictions/mistakes",),
     "answers": ("predictions/breakdown", "predictions/random"),
-    "diary": ("diary",),
+    "diary": ("training/mislabelled", "training/map"),
     "means": ("grad_cam_means",),
     "depth": ("layers/depth",),
     "attention": (ATTENTION, "layers/norms"),

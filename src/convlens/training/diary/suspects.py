@@ -96,7 +96,7 @@ def check_labels(
     >>> check_labels(find_suspects(margins), np.zeros(100, int), np.ones(100, int), ["cat", "dog"],
     ...              excess=0.02)
     'probably mislabelled: 15 of 100 training images, where chance gives 0 (cat that looks like \
-dog: 15); look at diary/mislabelled and diary.csv'
+dog: 15); look at training/mislabelled and diary.csv'
     """
     if not found.exceed_chance or found.excess < excess:
         return None
@@ -110,7 +110,7 @@ dog: 15); look at diary/mislabelled and diary.csv'
     )
     return (
         f"probably mislabelled: {found.count} of {found.total} training images, where chance gives "
-        f"{found.by_chance:.0f} ({named}); look at diary/mislabelled and diary.csv"
+        f"{found.by_chance:.0f} ({named}); look at training/mislabelled and diary.csv"
     )
 
 
@@ -133,5 +133,5 @@ def check_presence(
     kind = "wrong labels" if has else "missing labels"
     return (
         f"probably {kind}: {found.count} of {found.total}, where chance gives "
-        f"{found.by_chance:.0f} ({named}); look at diary/mislabelled and diary.csv"
+        f"{found.by_chance:.0f} ({named}); look at training/mislabelled and diary.csv"
     )

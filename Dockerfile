@@ -43,7 +43,7 @@ FROM python
 COPY --from=build /opt/convlens /opt/convlens
 # Any user may write here, so that `docker run --user` works with the owner of a mounted folder.
 RUN useradd --uid 10001 --create-home convlens \
-    && install --directory --mode 1777 /work /work/outputs /data /cache
+    && install --directory --mode 1777 /convlens /convlens/outputs /data /cache
 ENV PATH=/opt/convlens/bin:$PATH \
     USER=convlens \
     CONVLENS_DATA=/data \
@@ -56,8 +56,8 @@ ENV PATH=/opt/convlens/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 # a number, so that Kubernetes can check that it is not root
 USER 10001
-WORKDIR /work
-VOLUME ["/work/outputs", "/data", "/cache"]
+WORKDIR /convlens
+VOLUME ["/convlens/outputs", "/data", "/cache"]
 EXPOSE 6006
 ENTRYPOINT ["convlens"]
 CMD ["help"]

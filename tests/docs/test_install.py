@@ -55,8 +55,8 @@ def test_docker_is_given_arguments_and_folders_that_the_dockerfile_has():
     assert given == {"BASE", "TORCH_BACKEND"}
     assert all(re.search(rf"^ARG {name}\b", DOCKERFILE, re.M) for name in (*given, "EXTRAS"))
     mounted = set(re.findall(r"-v \S+?:(/[\w/]+)", TEXT)) | set(re.findall(r"`(/[a-z/]+)`", TEXT))
-    assert {"/work/outputs", "/data", "/cache", "/weights"} <= mounted
-    for folder in ("/work/outputs", "/data", "/cache", "/weights"):
+    assert {"/convlens/outputs", "/data", "/cache", "/weights"} <= mounted
+    for folder in ("/convlens/outputs", "/data", "/cache", "/weights"):
         assert folder in DOCKERFILE
     assert re.search(r"^EXPOSE 6006$", DOCKERFILE, re.M) and "-p 6006:6006" in TEXT
 

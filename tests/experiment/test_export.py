@@ -99,7 +99,7 @@ def test_predictions_of_the_file_are_those_of_the_checkpoint(best, file, picture
 
 
 def test_the_file_is_valid_and_says_what_it_is(file, run):
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="comes with the extra `export`")
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
     (opset,) = [each.version for each in model.opset_import if each.domain in ("", "ai.onnx")]

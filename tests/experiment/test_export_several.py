@@ -221,7 +221,7 @@ def _answers(network):
 
 
 def test_the_installed_runtime_reads_it(file):
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="comes with the extra `export`")
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
     assert [each.name for each in model.graph.output] == ["probabilities", "logits", "grad_cam"]

@@ -120,8 +120,10 @@ class Recorder(TorchFunctionMode):
         key = tuple(images.shape)
         images = images.detach().requires_grad_()
         places = known.get(key)
-        output = self._pass(images, learn=places is None)
-        if places is not None and places[0] != self._signature():
+        output = self._pass(images, learn=False)
+        if places is None and self.found:  # a slower pass, of no use without attention
+            output = self._pass(images, learn=True)
+        elif places is not None and places[0] != self._signature():
             places, output = None, self._pass(images, learn=True)
         if places is None:
             known[key] = self._signature(), tuple(each.places for each in self.found)

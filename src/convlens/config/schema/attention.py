@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from convlens.config.schema.keys import NULL, SWITCH, TEXT, above, at_least, key, one_of, whole
-from convlens.config.schema.look import LAYERS, BatchedConfig
+from convlens.config.schema.keys import NULL, above, at_least, key, one_of, whole
+from convlens.config.schema.look import LAYERS, BatchedConfig, EvidenceMapsConfig
 
 
-class LeGradConfig(BatchedConfig):
+class LeGradConfig(EvidenceMapsConfig):
     """LeGrad of the probes, for transformers."""
 
     pool: Annotated[str, one_of("auto", "mean", "network")] = key(
         "tokens that the classifier gets: mean (of all), network (those that it reads) or auto "
         "(mean; networks that LeGrad cannot explain are left out)"
     )
-    target: Annotated[str, TEXT] = key(
-        "class to explain: answer (predicted and true class) or a class name"
-    )
-    classes: Annotated[int, whole(2)] = key(
-        "maps to keep for each probe: predicted, true and the next most probable classes; by "
-        "default the value of looking.classes"
-    )
-    pixelated: Annotated[bool, SWITCH] = key("whether pictures show the patches with sharp edges")
 
 
 class AttentionMapsConfig(BatchedConfig):

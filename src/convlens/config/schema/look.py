@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from convlens.config.schema.keys import TARGET, TEXT, Slice, key, one_or_each, whole
+from convlens.config.schema.keys import SWITCH, TARGET, TEXT, Slice, key, one_or_each, whole
 
 LAYERS = one_or_each(TEXT)
 
@@ -35,4 +35,19 @@ class BatchedConfig(EachEpochConfig):
 
     batch: Annotated[int, whole(1)] = key(
         "images per pass through the network; halved when memory runs out"
+    )
+
+
+class EvidenceMapsConfig(BatchedConfig):
+    """Maps of evidence for classes, of the probes."""
+
+    target: Annotated[str, TEXT] = key(
+        "class to explain: answer (predicted and true class) or a class name"
+    )
+    classes: Annotated[int, whole(2)] = key(
+        "maps to keep for each probe: predicted, true and the next most probable classes; by "
+        "default the value of looking.classes"
+    )
+    pixelated: Annotated[bool, SWITCH] = key(
+        "whether pictures show the cells (of transformers: patches) with sharp edges"
     )

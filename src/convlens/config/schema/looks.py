@@ -29,7 +29,13 @@ from convlens.config.schema.keys import (
     optional,
     whole,
 )
-from convlens.config.schema.look import LAYERS, BatchedConfig, EachEpochConfig, LookConfig
+from convlens.config.schema.look import (
+    LAYERS,
+    BatchedConfig,
+    EachEpochConfig,
+    EvidenceMapsConfig,
+    LookConfig,
+)
 from convlens.core.errors import UserError, nearest
 
 
@@ -97,20 +103,12 @@ class AlarmsConfig(Slice):
     )
 
 
-class GradCamConfig(BatchedConfig):
+class GradCamConfig(EvidenceMapsConfig):
     """Grad-CAM of the probes."""
 
     layers: Annotated[str | list[str], LAYERS] = key(
         "layers to explain: auto (the last feature map), names or patterns"
     )
-    target: Annotated[str, TEXT] = key(
-        "class to explain: answer (predicted and true class) or a class name"
-    )
-    classes: Annotated[int, whole(2)] = key(
-        "maps to keep for each probe: predicted, true and the next most probable classes; by "
-        "default the value of looking.classes"
-    )
-    pixelated: Annotated[bool, SWITCH] = key("whether pictures show the cells with sharp edges")
 
 
 class ScoresConfig(BatchedConfig):

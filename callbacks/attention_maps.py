@@ -67,7 +67,7 @@ class AttentionMaps(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         if obstacle := self.find_once(look.network, look.example, self.find_obstacle):
-            self.log_once("obstacle", f"{self.name}: {obstacle}, so nothing is drawn")
+            self.log_once("obstacle", f"{self.name} draws nothing: {obstacle}")
             return
         shown = sorted(look.probes.order_in_turns()[: self.probe_count])
         turn, done = self.rotate(shown), 0

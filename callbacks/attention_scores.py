@@ -98,7 +98,7 @@ class AttentionScores(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         if obstacle := self.find_once(look.network, look.example, self.find_obstacle):
-            self.log_once("obstacle", f"{self.name}: {obstacle}, so nothing is drawn")
+            self.log_once("obstacle", f"{self.name} draws nothing: {obstacle}")
             return
         if self._measured != look.clock:  # the last look follows that of the last epoch
             yield from self._compute_scores(look)

@@ -31,7 +31,7 @@ _READING = "The number behind a class is the probability that the network gives 
 
 
 class DataDiary(ExplanationCallback):
-    """``diary/…``: what the training images did, see ``convlens.training.diary``.
+    """``training/…``: what the training images did, see ``convlens.training.diary``.
 
     ``training/map`` places every training image by confidence and variability.
     ``training/mislabelled`` shows the images whose labels have the lowest mean margins, each with

@@ -102,7 +102,7 @@ class EvidenceMaps(ExplanationCallback):
 
     def pictures(self, look: Look) -> Findings:
         if obstacle := self.find_once(look.network, look.example, self.find_obstacle):
-            self.log_once("obstacle", f"{self.name}: {obstacle}, so nothing is drawn")
+            self.log_once("obstacle", f"{self.name} draws nothing: {obstacle}")
             return
         order = self.rotate(list(range(len(look.probes))))
         roles, targets = list_shown(look, self.target, self.classes)

@@ -190,9 +190,9 @@ def test_in_a_strangers_project_one_line_says_why(caplog):
     for each in callbacks:
         each.watch(given.images, given.labels, ("a", "b"))
     train_small(callbacks, epochs=2)
-    said = [r.message for r in caplog.records if "so nothing is drawn" in r.message]
+    said = [r.message for r in caplog.records if " draws nothing: " in r.message]
     warned = [r for r in caplog.records if r.levelname == "WARNING" and r.message in said]
-    assert {line.split(":")[0] for line in said} == OURS and len(warned) == 3
+    assert {line.split(" ")[0] for line in said} == OURS and len(warned) == 3
     assert Small.__name__ in said[0]
 
 

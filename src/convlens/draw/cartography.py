@@ -17,8 +17,8 @@ _COLOURS = (
 _MOST = 6000  # points
 _NAME = 110  # maximum width of a class name, pixels
 _READING = (
-    "Each point is a training image. Top: learned easily. Right: the network changes its mind, "
-    "ambiguous. Bottom left: never believed, hard or mislabelled."
+    "Each point is a training image. Top: learned easily. Right: ambiguous, the network changes "
+    "its mind. Bottom left: never believed, so hard or mislabelled."
 )
 
 

@@ -43,7 +43,7 @@ def announce_plan(run: Run, notes: Iterable[str], start: Start | None) -> None:
     if line := describe_spoiled_base(run.config, run.module):
         log.warning(line)
     for name, reason in run.left_out.items():  # for the log file
-        log.debug("%s: %s, so nothing is drawn", name, reason)
+        log.debug("%s draws nothing: %s", name, reason)
 
 
 def announce_start(

@@ -116,10 +116,7 @@ def _split_words(
     chosen: dict[str, str] = {}
     values: dict[str, str] = {}
     for word in words:
-        single = split_values(word)
-        if len(single) > 1:
-            raise UserError(f"{word}: several values; set multirun=true to train one run for each")
-        key, text = _split_word(single[0])
+        key, text = _split_single(word, "set multirun=true to train one run for each")
         if key in known:
             for name in _list_choices(key, text):
                 if name not in known[key]:
@@ -216,6 +213,14 @@ def split_values(word: str) -> list[str]:
     if not single:
         raise UserError(f"{word}: not a list of values; write a,b or choice(a,b) or range(0,3)")
     return single
+
+
+def _split_single(word: str, way_out: str) -> tuple[str, str]:
+    """Return the key and the value of a word; refuse a list of values, which makes several runs."""
+    single = split_values(word)
+    if len(single) > 1:
+        raise UserError(f"{word}: several values; {way_out}")
+    return _split_word(single[0])
 
 
 def _split_word(word: str) -> tuple[str, str]:
@@ -330,7 +335,8 @@ def apply_overrides(config: Config, words: list[str]) -> Config:
     known, plain = list_groups(folder), _expand_home(config.plain())
     own = dict(find_own_targets(plain))
     with initialize_config_module("convlens.configs", version_base="1.3"):
-        for key, text in map(_split_word, words):
+        for word in words:
+            key, text = _split_single(word, "a run that exists takes one value of a key")
             if key in ("data", "trainer"):
                 if text not in known[key]:
                     raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")

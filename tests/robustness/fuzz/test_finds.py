@@ -153,6 +153,20 @@ def test_word_is_refused_in_a_line(word):
 
 
 @pytest.mark.parametrize(
+    "values", ["a,b", "0.5,0.9", "choice(0,0.9)", "range(0,1,0.5)", "interval(0,1)", "glob(*)"]
+)
+@pytest.mark.parametrize("key", ["training.ema", "scheduler.name", "probes.files", "data"])
+def test_several_values_of_a_run_that_exists_are_refused(key, values):
+    with pytest.raises(UserError, match="several values; a run|not a list of values"):
+        apply_overrides(CONFIG, [f"{key}={values}", f"{key}=0"])
+
+
+def test_a_list_of_one_value_is_that_value_and_a_comma_in_a_path_is_a_comma():
+    assert apply_overrides(CONFIG, ["training.ema=choice(0.5)"]).training.ema == 0.5
+    assert apply_overrides(CONFIG, ["data.dir=a,b"]).data.dir == "a,b"
+
+
+@pytest.mark.parametrize(
     "word", ["trainer.devices=-1", "callbacks.learning_curves._target_=convlens.callbacks.GradCam"]
 )
 def test_what_lightning_refuses_is_told_in_a_line(at, word):

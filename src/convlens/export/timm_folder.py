@@ -218,14 +218,18 @@ def _fill_others(
 
 
 def write_timm_folder(
-    folder: Path, result: nn.Module, options: Mapping[str, Any], facts: Facts, normalise: Normalise
+    folder: Path,
+    result: nn.Module,
+    arguments: Mapping[str, Any],
+    facts: Facts,
+    normalise: Normalise,
 ) -> None:
     """Write ``config.json``, ``model.safetensors`` and the model card, as timm and its hub do.
 
     Args:
         folder: a new folder; ``timm.create_model("local-dir:FOLDER", pretrained=True)`` reads it.
         result: from ``build_timm_network``.
-        options: from ``build_timm_network``.
+        arguments: of ``timm.create_model``, from ``build_timm_network``.
         facts: what the folder says about the network.
         normalise: the input normalisation of the network.
     """
@@ -241,7 +245,7 @@ def write_timm_folder(
     save_for_hf(
         result, folder,
         model_config={"label_names": list(facts.class_names), "pretrained_cfg": preprocessing},
-        model_args=dict(options), safe_serialization=True,
+        model_args=dict(arguments), safe_serialization=True,
     )  # fmt: skip
     (folder / "README.md").write_text(facts.card, encoding="utf-8")
     (folder / METADATA).write_text(

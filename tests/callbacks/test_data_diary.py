@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from convlens.cli.main import main
+from convlens.config.compose import compose
+from convlens.data.datamodule import PictureData
 from convlens.rundir.claim import Claim
 from convlens.rundir.lock import Hold
 from convlens.rundir.paths import FILES, FOLDERS, find_run_folders
@@ -18,6 +20,7 @@ OTHERS = (
     "grad_cam", "augmentation_preview", "learning_curves", "confusion_matrix", "scores", "mistakes",
     "class_means", "activation_grids", "occlusion_maps", "filter_visuals",
 )  # fmt: skip
+CLASSES = ["disc", "triangle", "square", "star", "ring"]
 WORDS = [*TINY, "training.epochs=1", "looking.seconds=100", "logger.tensorboard=false"]
 WORDS += [f"callbacks.{name}=null" for name in OTHERS]
 
@@ -54,14 +57,36 @@ def test_planted_labels_are_listed_and_the_test_images_have_none(tmp_path):
     splits = [row["file"].split("/")[1] for row in planted]
     assert splits == ["train"] * 11 + ["validation"] * 2  # of 44 and 8
     given = {row["file"]: row["class"] for row in read(home / "diary.csv")}
-    classes = ["disc", "triangle", "square", "star", "ring"]
     for row in planted[:11]:
         number = int(row["file"].rpartition("/")[2])
-        assert row["drawn"] == classes[number % 5]
+        assert row["drawn"] == CLASSES[number % 5]
         assert row["class"] == given[row["file"]] != row["drawn"]
     for file, name in given.items():
         if file not in {row["file"] for row in planted}:
-            assert name == classes[int(file.rpartition("/")[2]) % 5]
+            assert name == CLASSES[int(file.rpartition("/")[2]) % 5]
+
+
+def test_planted_shortcuts_are_listed_with_their_place(tmp_path):
+    home = tmp_path / "run"
+    words = [*TINY, "training.epochs=1", "callbacks=none", "diary=null"]
+    marks = ["data.shortcut=0.5", "data.shortcut_kind=border", "data.label_noise=0.25"]
+    assert main(["train", f"run_dir={home}", *words, *marks]) == 0
+    listed = {row["file"]: row for row in read(home / "planted_shortcuts.csv")}
+    plain, marked = (
+        PictureData(config.data, seed=config.seed, batch_size=4, eval_batch_size=4).dataset.splits
+        for config in (compose(words), compose([*words, *marks]))
+    )
+    for split, images in marked.items():
+        for row, name in enumerate(images.names):
+            changed = (images.images[row] != plain[split].images[row]).any(axis=2)
+            assert changed.any() == (name in listed)
+            if name not in listed:
+                continue
+            at = listed.pop(name)
+            left, top, right, bottom = (int(at[k]) for k in ("left", "top", "right", "bottom"))
+            assert changed[top:bottom, left:right].sum() == changed.sum()
+            assert (at["class"], at["shortcut"]) == (CLASSES[int(name.split("/")[2]) % 5], "border")
+    assert not listed
 
 
 def test_overwriting_a_run_removes_its_diary_and_nothing_of_the_users(tmp_path, monkeypatch):

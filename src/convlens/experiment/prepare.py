@@ -22,6 +22,7 @@ from convlens.data.index.listing import Listing
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import Probes, choose_probes, load_user_probes
+from convlens.data.sources.planted import find_place
 from convlens.data.unchanged import check_state, collect_digests, write_state
 from convlens.draw.jpeg import encode_jpeg, encode_png
 from convlens.draw.picture import to_uint8
@@ -108,6 +109,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
             write_split(home / "split.csv", listing)
         write_data_facts(home, collect_facts(run.data))
         write_planted(home / "planted.csv", run.data)
+        write_planted_shortcuts(home / "planted_shortcuts.csv", run.data, config)
     classes = run.data.class_names
     if config.probes.files:
         probes = load_user_probes(config.probes.files, classes, config.data)
@@ -131,6 +133,24 @@ def write_planted(file: Path, data: PictureData) -> None:
         for row in wrong:
             classes = (names[each[row]] for each in (images.labels, images.drawn))
             lines.append(format_csv_line([images.names[row], *classes]))
+    if len(lines) > 1:
+        write_atomic(file, "".join(lines))
+
+
+def write_planted_shortcuts(file: Path, data: PictureData, config: Config) -> None:
+    """Write the images with a planted shortcut, and where in them it is.
+
+    The columns are ``file,class,shortcut,left,top,right,bottom``, the last four in pixels of the
+    drawn image, right and bottom exclusive. Nothing is written if none was planted.
+    """
+    lines = ["file,class,shortcut,left,top,right,bottom\n"]
+    for images in data.dataset.splits.values():
+        for row in () if images.marked is None else np.flatnonzero(images.marked):
+            kind = config.data.shortcut_kind or "corner"
+            place = find_place(kind, config.data.size, config.seed)
+            labels = images.labels if images.drawn is None else images.drawn
+            name = data.class_names[labels[row]]
+            lines.append(format_csv_line([images.names[row], name, kind, *map(str, place)]))
     if len(lines) > 1:
         write_atomic(file, "".join(lines))
 

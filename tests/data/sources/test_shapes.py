@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from convlens.data.sources import shapes
-from convlens.data.sources.shapes import CLASS_NAMES, draw_shapes, flip_labels, paint_shortcut
+from convlens.data.sources.shapes import CLASS_NAMES, draw_shapes
 
 SETTINGS = {"size": 64, "channels": 3, "classes": 5, "seed": 0, "stream": 0, "objects": 1}
 
@@ -106,43 +106,6 @@ def test_no_object_leaves_the_picture():
     assert not masks[:, :, [0, -1]].any()
 
 
-def test_shortcut_marks_exactly_its_share_in_one_corner(pictures):
-    images = pictures.images.copy()
-    marked = paint_shortcut(images, pictures.labels, 0.3, 5, seed=3, stream=0)
-    changed = (images != pictures.images).any(axis=3)
-    assert marked.dtype == bool
-    assert marked.sum() == 36
-    assert changed[marked].any(axis=(1, 2)).all()
-    assert not changed[~marked].any()
-    rows, columns = np.nonzero(changed.any(axis=0))
-    for where in (rows, columns):
-        assert np.ptp(where) < 10
-        assert where.max() < 10 or where.min() >= 54
-    mark = images[marked][:, rows.min(), columns.min()]
-    colours = {label: mark[pictures.labels[marked] == label] for label in range(5)}
-    assert all((rows == rows[0]).all() for rows in colours.values())
-    assert len({tuple(rows[0]) for rows in colours.values()}) == 5
-
-
-def test_shortcut_corner_hangs_on_the_seed_and_pictures_on_the_stream():
-    labels, corners = np.arange(40) % 4, set()
-    for seed in range(12):
-        images = np.zeros((2, 40, 32, 32, 1), np.uint8)
-        picks = [paint_shortcut(images[s], labels, 0.5, 4, seed, stream=s) for s in (0, 1)]
-        assert not np.array_equal(*picks)
-        first, second = (tuple(np.argwhere(stream.any(axis=(0, 3)))[0]) for stream in images)
-        assert first == second
-        corners.add(first)
-    assert len(corners) == 4
-
-
-def test_shortcut_of_none_and_of_all(pictures):
-    images = pictures.images.copy()
-    assert not paint_shortcut(images, pictures.labels, 0.0, 5, seed=0, stream=0).any()
-    np.testing.assert_array_equal(images, pictures.images)
-    assert paint_shortcut(images, pictures.labels, 1.0, 5, seed=0, stream=0).all()
-
-
 @pytest.mark.slow
 def test_linear_model_on_pixels_stays_below_30_percent():
     """Ridge classifiers of many strengths, the best one chosen on the test images themselves."""
@@ -197,14 +160,3 @@ def test_each_of_two_objects_stands_out():
             assert mask.mean() > 0.015
             apart = image[mask].mean(axis=0) - image[objects == 0].mean(axis=0)
             assert np.abs(apart).max() > 10  # of 255, in the clearest channel
-
-
-def test_label_noise_makes_exactly_its_share_wrong_and_every_other_class_likely():
-    labels = np.arange(3000) % 5
-    flipped = flip_labels(labels, 0.3, 5, seed=0, stream=0)
-    assert (flipped != labels).sum() == 900
-    shifts = np.bincount((flipped - labels)[flipped != labels] % 5, minlength=5)
-    assert shifts[0] == 0 and shifts[1:].min() > 180
-    again, other = (flip_labels(labels, 0.3, 5, seed=0, stream=s) for s in (0, 1))
-    assert np.array_equal(flipped, again) and not np.array_equal(flipped, other)
-    assert np.array_equal(flip_labels(labels, 0.0, 5, seed=0, stream=0), labels)

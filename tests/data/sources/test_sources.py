@@ -161,6 +161,11 @@ def test_arrays_are_resized_and_coloured(shared_data):
         (["data.classes=1"], "data.classes=1: shapes has 2 to 12 classes"),
         (["data.pictures=5"], "data.pictures=5"),
         (["data.shortcut=2.0"], "data.shortcut=2.0"),
+        (["data.shortcut=1", "data.shortcut_kind=frame"], "data.shortcut_kind=frame"),
+        (
+            ["data.shortcut=1", "data.shortcut_kind=watermark", "data.size=24"],
+            "data.shortcut_kind=watermark needs data.size=32 or more",
+        ),
         (["data.split.validation=0"], "data.split.validation"),
     ],
 )

@@ -151,7 +151,13 @@ class DataConfig(Slice):
         "shapes: number of objects in each image: 1, or 2 of different classes"
     )
     shortcut: Annotated[float | None, FRACTION] = optional(
-        "shapes: fraction of training and validation images with a mark in their class's colour"
+        "shapes: fraction of training and validation images with a mark that reveals their class"
+    )
+    shortcut_kind: Annotated[
+        str | None, one_of("corner", "tint", "border", "watermark", "texture")
+    ] = optional(
+        "shapes: the mark: a square in a corner, a tint or fine waves over a quarter of the image, "
+        "a line along a side, the class's name"
     )
     label_noise: Annotated[float | None, FRACTION] = optional(
         "shapes: fraction of training and validation images with a wrong label"

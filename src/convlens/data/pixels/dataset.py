@@ -47,6 +47,7 @@ class Images:
         objects: a function from the numbers of an image and a class to a mask, (H, W) bool, True on
             its objects of this class; None if it is not known which object is of which class.
         drawn: (N,) int64, the true classes, if some labels were made wrong on purpose; else None.
+        marked: (N,) bool, the images with a planted shortcut; None if none was planted.
     """
 
     images: np.ndarray
@@ -61,6 +62,7 @@ class Images:
     present: np.ndarray | None = None
     objects: Callable[[int, int], np.ndarray] | None = None
     drawn: np.ndarray | None = None
+    marked: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.masked is None:

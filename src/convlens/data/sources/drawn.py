@@ -13,7 +13,7 @@ from convlens.data.index.labels import SPLITS
 from convlens.data.index.splits import assign_splits
 from convlens.data.pixels.cache import cache_arrays
 from convlens.data.pixels.dataset import Dataset, Images
-from convlens.data.sources import shapes
+from convlens.data.sources import planted, shapes
 from convlens.data.sources.places import resolve_cache
 from convlens.data.sources.source import Index, read_split_fractions
 
@@ -46,6 +46,11 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
         raise UserError("data.shortcut marks the class of one object: set data.objects=1")
     if objects > 1 and spec.label_noise:
         raise UserError("data.label_noise changes the class of one object: set data.objects=1")
+    kind = spec.shortcut_kind or "corner"  # earlier runs lack this key
+    if spec.shortcut and kind == "watermark" and spec.size < planted.SMALLEST_TEXT:
+        raise UserError(
+            f"data.shortcut_kind=watermark needs data.size={planted.SMALLEST_TEXT} or more"
+        )
     names = shapes.CLASS_NAMES[:classes]
     assigned = assign_splits(np.arange(total) % classes, seed=seed, **read_split_fractions(spec))
     sizes = {split: int((assigned == split).sum()) for split in SPLITS}
@@ -55,7 +60,7 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
         labels = np.arange(sizes[split]) % classes
         if not spec.label_noise or split == "test":
             return labels
-        return shapes.flip_labels(labels, spec.label_noise, classes, seed, stream)
+        return planted.flip_labels(labels, spec.label_noise, classes, seed, stream)
 
     def draw(stream: int, split: str) -> Images:
         count = sizes[split]
@@ -66,12 +71,15 @@ def index_shapes(spec: DataConfig, seed: int) -> Index:
         make = partial(shapes.draw_shapes, count, stream=stream, objects=objects, **settings)
         arrays = cache_arrays({**drawing, "count": count}, make, resolve_cache(spec))
         images, drawn = arrays["images"], np.asarray(arrays["labels"])
+        several = {}
         if spec.shortcut and split != "test":
             images = np.array(images)
-            shapes.paint_shortcut(images, drawn, spec.shortcut, classes, seed, stream)
+            marking = {"seed": seed, "stream": stream, "kind": kind}
+            several["marked"] = planted.paint_shortcut(
+                images, drawn, spec.shortcut, names, **marking
+            )
         titles = [f"shapes/{split}/{number}" for number in range(count)]
         digests = make_numbered_digests(count, drawing)
-        several = {}
         if "present" in arrays:
             several["present"] = np.asarray(arrays["present"])
             several["objects"] = lambda image, label: arrays["objects"][image] == 1 + label

@@ -11,7 +11,6 @@ exponentials differ between processors in their last bit and the images must not
 
 from __future__ import annotations
 
-import colorsys
 import math
 import os
 import pickle
@@ -270,55 +269,6 @@ def _draw_in_children(workers: int, jobs: list[tuple]) -> Iterator[tuple[np.ndar
             child = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
             idle.put(stack.enter_context(child))
         yield from stack.enter_context(ThreadPoolExecutor(idle.qsize())).map(fetch, jobs)
-
-
-def paint_shortcut(
-    images: np.ndarray, labels: np.ndarray, fraction: float, classes: int, seed: int, stream: int
-) -> np.ndarray:
-    """Paint a small mark that reveals the class into a corner of some images, in place.
-
-    A network that sees marked training images learns the mark instead of the object, and fails on
-    images without it: a Clever Hans, which its explanations reveal.
-
-    Args:
-        images: (N, H, W, C) uint8, C 1 or 3; changed in place.
-        labels: (N,) whole numbers in 0..classes-1; the label decides the mark's colour.
-        fraction: fraction of the images to mark, 0..1; exactly ``round(fraction * N)`` are marked.
-        classes: number of classes, and of colours.
-        seed: with ``stream``, decides which images; alone, the corner, the same in all streams.
-        stream: as for ``draw_shapes``.
-
-    Returns:
-        (N,) bool, True for marked images.
-    """
-    count, size, _, channels = images.shape
-    marked = _make_generator(seed, stream, 0, 1).permutation(count) < round(fraction * count)
-    side, margin = max(3, size // 9), max(1, size // 64)
-    near, far = slice(margin, margin + side), slice(size - margin - side, size - margin)
-    corner = _make_generator(seed, 0, 0, 2).integers(4)
-    rows, columns = (far if corner & bit else near for bit in (1, 2))
-    steps = [label / classes for label in range(classes)]  # hues, or levels of grey
-    colours = [(step,) if channels == 1 else colorsys.hsv_to_rgb(step, 0.9, 0.95) for step in steps]
-    colours = np.rint(255 * np.array(colours)).astype(np.uint8)
-    images[marked, rows, columns] = colours[labels[marked]][:, None, None]
-    return marked
-
-
-def flip_labels(
-    labels: np.ndarray, fraction: float, classes: int, seed: int, stream: int
-) -> np.ndarray:
-    """Return labels of which some are wrong, each other class being equally likely.
-
-    Args:
-        labels: (N,) whole numbers in 0..classes-1.
-        fraction: fraction of wrong labels, 0..1; exactly ``round(fraction * N)`` are wrong.
-        classes: number of classes, at least 2.
-        seed: with ``stream``, decides which labels become which.
-        stream: as for ``draw_shapes``.
-    """
-    rng, count = _make_generator(seed, stream, 0, 3), len(labels)
-    wrong = rng.permutation(count) < round(fraction * count)
-    return np.where(wrong, (labels + rng.integers(1, classes, count)) % classes, labels)
 
 
 if __name__ == "__main__":  # in a child: read jobs, write drawn chunks, until the pipe closes

@@ -11,6 +11,7 @@ from convlens.callbacks.confusion_matrix import ConfusionMatrix
 from convlens.callbacks.data_diary import DataDiary
 from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
+from convlens.callbacks.layer_changes import LayerChanges
 from convlens.callbacks.learning_curves import LearningCurves
 from convlens.callbacks.ledger import Ledger
 from convlens.callbacks.legrad import LeGrad
@@ -41,6 +42,7 @@ __all__ = [
     "FilterVisuals",
     "GradCam",
     "HParams",
+    "LayerChanges",
     "LeGrad",
     "LearningCurves",
     "Ledger",

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-KINDS = ("activations", "filters", "grad_cam")
+KINDS = ("activations", "stages", "filters", "grad_cam")
 
 _FEWEST_STAGES = 3  # whole ones; fewer would not show the depth
 
@@ -67,6 +67,8 @@ def choose_layers(
             - ``"activations"``: every convolution (or dense layer on a map) with its
               normalisation, activation and pooling, if their maps are larger than 1×1. Layers on
               tokens or windows are represented by the output of their residual block;
+            - ``"stages"``: of each such convolution and what follows it, only the last layer before
+              pooling;
             - ``"filters"``: every convolution and dense layer that returns maps or features, and
               the dense layers on tokens or windows that an activation follows (units of an MLP);
             - ``"grad_cam"``: the one feature map that the classifier reads, see
@@ -75,7 +77,8 @@ def choose_layers(
             layers that are never called.
         limit: maximum number of layers from ``auto``. Whole stages are left out, evenly over the
             depth; the first and the last stage stay. If fewer than three whole stages fit, each is
-            represented by its last layer before pooling, and a single one is the last stage.
+            represented by its last layer before pooling, as it always is with ``"stages"``, and a
+            single one is the last stage.
 
     Returns:
         Names of the layers. The list is empty only for ``auto``, if the network has no such layer:
@@ -136,9 +139,11 @@ def _choose_automatically(
         stages = [[name] for name in dense if _has_units(seen, name)]
     else:
         stages = _find_stages(model, seen, kinds)
+    outputs = [[name for name in stage if kinds.get(name) != "pool"][-1] for stage in stages]
+    if kind == "stages":
+        stages = [[name] for name in outputs]
     if limit is None:
         return [name for stage in stages for name in stage]
-    outputs = [[name for name in stage if kinds.get(name) != "pool"][-1] for stage in stages]
     return _thin_out(stages, outputs, limit)
 
 

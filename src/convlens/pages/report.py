@@ -38,6 +38,7 @@ SECTIONS = {
     "diary": ("training/mislabelled", "training/map"),
     "means": ("grad_cam_means",),
     "depth": ("layers/depth",),
+    "changes": ("layers/changes",),
     "attention": (ATTENTION, "layers/norms"),
     "activations": (ACTIVATIONS,),
     "filters": (FILTERS,),
@@ -69,6 +70,8 @@ MEANINGS = {
     "attention_distance": "how far patches look, as a fraction of the image's diagonal",
     "norm_outliers": "fraction of the background's patches whose token has a far larger norm",
     "token_drift": "1 - cosine of what the classifier reads, against the previous look",
+    "cka_before": "1: the layer relates the validation images to each other as at the look before",
+    "cka_start": "1: the layer relates the validation images to each other as before training",
     "sparsity": "fraction of a layer's activations that are zero",
     "dead": "fraction of a layer's channels that respond to no probe",
     "randomised": "rank correlation with maps of a network whose layers from the top down to this "

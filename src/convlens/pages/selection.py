@@ -14,7 +14,7 @@ MARKUP = 400  # bytes of a picture's HTML, without its data
 ACTIVATIONS, FILTERS = "layers/activations", "layers/filters"
 ATTENTION = "layers/attention"
 # prefixes of tags of which the page shows the latest picture, whatever they end with
-LATEST = ("predictions", "layers/depth", "training/augmentation")
+LATEST = ("predictions", "layers/depth", "layers/changes", "training/augmentation")
 ENDS = ("grad_cam_means", FILTERS)  # prefixes of tags with the first and the latest picture
 BULKY = (ACTIVATIONS, FILTERS)  # prefixes of tags with by far the largest pictures
 # longest side in pixels and JPEG quality of bulky and of other pictures; None: as they are
@@ -26,7 +26,7 @@ _SMALLEST = ((900, 60), (600, 55))
 # prefixes of tags to drop, in this order, if even the smallest pictures do not fit; others go last
 DISPENSABLE = (
     "training/augmentation", "predictions/random", "predictions/breakdown", "layers/norms",
-    ATTENTION, "layers/depth", "training/map",
+    ATTENTION, "layers/depth", "layers/changes", "training/map",
     "grad_cam_means", "predictions/mistakes", "predictions", "",
 )  # fmt: skip
 

@@ -188,6 +188,21 @@ class ActivationGridsConfig(BatchedConfig):
     )
 
 
+class LayerChangesConfig(EachEpochConfig):
+    """How alike each layer stays to what it was."""
+
+    layers: Annotated[str | list[str], LAYERS] = key(
+        "layers to compare: auto (the output of each stage), names or patterns"
+    )
+    limit: Annotated[int, whole(1)] = key(
+        "largest number of layers that layers=auto chooses, spread over the depth"
+    )
+    pictures: Annotated[int, whole(4)] = key("validation images to compare, evenly spread")
+    batch: Annotated[int, whole(4)] = key(
+        "images that are compared with each other, and that pass through the network at once"
+    )
+
+
 class SignedMapsConfig(BatchedConfig):
     """Maps of the evidence for a class and against it."""
 
@@ -282,8 +297,8 @@ LOOKS: dict[str, type[LookConfig]] = {
     for kind in (
         GradCamConfig, LeGradConfig, ScoresConfig, MistakesConfig, ConfusionMatrixConfig,
         DataDiaryConfig, ClassMeansConfig, ActivationGridsConfig, AttentionMapsConfig,
-        AttentionScoresConfig, OcclusionMapsConfig, FilterVisualsConfig, AugmentationPreviewConfig,
-        LearningCurvesConfig, AttributionConfig,
+        AttentionScoresConfig, LayerChangesConfig, OcclusionMapsConfig, FilterVisualsConfig,
+        AugmentationPreviewConfig, LearningCurvesConfig, AttributionConfig,
     )
 }  # fmt: skip
 

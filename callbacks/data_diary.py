@@ -23,6 +23,7 @@ from convlens.draw.grad_cam_panel import (
 )
 from convlens.draw.picture_sheet import SheetEntry, picture_sheet
 from convlens.training.diary.diary import Diary, Suspect
+from convlens.training.diary.extremes import KINDS, Extreme, list_extremes
 
 _DRAWING = 0.05  # seconds that reading and drawing an image take about, until they are measured
 _COLUMNS = 4  # images in a row of a sheet without maps
@@ -36,11 +37,13 @@ class DataDiary(ExplanationCallback):
     ``training/map`` places every training image by confidence and variability.
     ``training/mislabelled`` shows the images whose labels have the lowest mean margins, each with
     its Grad-CAM for the given label and for the class that the network named instead.
+    ``training/hardest``, ``training/forgotten`` and ``training/learned_last`` show other images
+    with the highest mean loss, those that were forgotten most, and those that were learned last.
 
     Only convlens runs have a diary; elsewhere nothing is drawn.
 
     Args:
-        images: number of images in ``training/mislabelled``.
+        images: number of images in ``training/mislabelled``, and in each sheet of others.
         every_n_epochs: look after every n-th epoch.
         batch: maximum number of images in a pass; halved when memory runs out.
     """
@@ -52,7 +55,8 @@ class DataDiary(ExplanationCallback):
         self.images = images
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {"training/mislabelled": 1, "training/map": 1}
+        sheets = ("mislabelled", "map", *KINDS)
+        return {f"training/{name}": 1 for name in sheets}
 
     def portion(self, look: Look) -> Portion | None:
         if not (self.images and (layers := find_last_feature_map(look.network, look.example))):
@@ -66,8 +70,14 @@ class DataDiary(ExplanationCallback):
         when = f"training · epoch {diary.epoch}"
         if draw := self._compose_suspects(replace(look, **look.over_training), diary, when):
             yield from self.draw(look, "training/mislabelled", draw)
-        if diary.several:
-            return  # a point per image and class would be a cloud
+        if not diary.several:  # a point per image and class would be a cloud
+            yield from self._draw_map(look, diary, when)
+        shown = [(each.row, each.label) for each in diary.list_suspects(self.images)]
+        for kind, what in KINDS.items():
+            if chosen := list_extremes(diary, kind, self.images, shown):
+                yield from self._draw_extremes(look, f"training/{kind}", chosen, f"{what} · {when}")
+
+    def _draw_map(self, look: Look, diary: Diary, when: str) -> Findings:
         record, flags = diary.record, diary.find_suspects()[0].flags
         yield from self.draw(
             look, "training/map",
@@ -77,6 +87,22 @@ class DataDiary(ExplanationCallback):
             ),
             seconds=0.4,
         )  # fmt: skip
+
+    def _draw_extremes(
+        self, look: Look, tag: str, chosen: list[Extreme], title: str
+    ) -> Findings:
+        look = replace(look, **look.over_training)
+        entries: list[SheetEntry] = []
+        for part in look.pieces(
+            "extremes", len(chosen), batch=self.batch, passes=0.0, seconds=_DRAWING
+        ):
+            entries += _describe_extremes(look, chosen[part])
+        if len(entries) < len(chosen):
+            self.report_cut(look, f"before {tag}")
+            return
+        yield from self.draw(
+            look, tag, partial(picture_sheet, entries, title=title, columns=_COLUMNS)
+        )
 
     def _compose_suspects(
         self, look: Look, diary: Diary, when: str
@@ -150,4 +176,17 @@ def _describe(look: Look, suspects: list[Suspect]) -> list[SheetEntry]:
             named = f"{look.class_names[each.other]} {format_probability(shares[1])}"
             lines.append(f"named instead: {named}")
         entries.append(SheetEntry(photograph, lines, None, each.name))
+    return entries
+
+
+def _describe_extremes(look: Look, chosen: list[Extreme]) -> list[SheetEntry]:
+    assert look.fetch is not None and look.photographs is not None
+    rows = [each.row for each in chosen]
+    images, _ = look.fetch(rows)
+    entries = []
+    for each, photograph in zip(chosen, look.photographs(rows, images), strict=True):
+        lines = [f"label: {look.class_names[each.label]}"]
+        if each.named is not None:
+            lines.append(f"named most: {look.class_names[each.named]}")
+        entries.append(SheetEntry(photograph, [*lines, each.reason], None, each.name))
     return entries

@@ -26,7 +26,8 @@ _SMALLEST = ((900, 60), (600, 55))
 # prefixes of tags to drop, in this order, if even the smallest pictures do not fit; others go last
 DISPENSABLE = (
     "training/augmentation", "predictions/random", "predictions/breakdown", "layers/norms",
-    ATTENTION, "layers/depth", "layers/changes", "training/map",
+    ATTENTION, "layers/depth", "layers/changes",
+    "training/learned_last", "training/forgotten", "training/hardest", "training/map",
     "grad_cam_means", "predictions/mistakes", "predictions", "",
 )  # fmt: skip
 

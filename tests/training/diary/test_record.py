@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from convlens.training.diary.diary import Diary
+from convlens.training.diary.extremes import KINDS, list_extremes
 from convlens.training.diary.presentations import OpenEpoch, join
 from convlens.training.diary.record import Record
 from convlens.training.diary.table import write_table
@@ -202,3 +204,37 @@ def test_logits_are_measured_in_portions_with_the_same_result(monkeypatch):
     monkeypatch.setattr("convlens.training.diary.presentations.HELD", 2 * BATCH * CLASSES)
     parts = keep(labels, epochs).record
     assert_close(whole, parts)
+
+
+@pytest.mark.parametrize("kind", ["classes", "binary", "several"])
+@pytest.mark.parametrize("extreme", KINDS)
+def test_images_at_an_extreme_are_those_of_the_table(kind, extreme, tmp_path):
+    labels, epochs = log_steps(kind, mixed=False, seed=3)
+    diary = keep(labels, epochs)
+    write_table(tmp_path / "diary.csv", diary)
+    with open(tmp_path / "diary.csv", encoding="utf-8", newline="") as table:
+        rows = [row for row in csv.DictReader(table) if row.get("labelled") != "absent"]
+    keys = {
+        "hardest": lambda row: float(row["loss"]),
+        "forgotten": lambda row: (int(row["forgotten"]), float(row["loss"])),
+        "learned_last": lambda row: (int(row["learned"]) or math.inf, float(row["loss"])),
+    }
+    rows.sort(key=keys[extreme], reverse=True)
+    if extreme == "forgotten":
+        rows = [row for row in rows if row["forgotten"] != "0"]
+    if extreme == "learned_last":
+        rows = [row for row in rows if row["learned"] != "1"]
+    assert len(rows) > 4
+    expected = [(row["file"], row["class"]) for row in rows]
+    names = ["cat", "dog", "owl", "yak"]
+    found = list_extremes(diary, extreme, 100)
+    assert [(each.name, names[each.label]) for each in found] == expected
+    first, second, *_ = found
+    left = list_extremes(diary, extreme, 3, [(second.row, second.label)])
+    assert [(each.row, each.label) for each in left] == [
+        (each.row, each.label) for each in (first, *found[2:4])
+    ]
+    for each, row in zip(found, rows, strict=True):
+        assert each.reason.endswith(f"right in {row['right']} of {row['seen']}")
+        if kind == "classes":
+            assert (names[each.named] if each.named is not None else "") == row["other"]

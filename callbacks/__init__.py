@@ -24,6 +24,7 @@ from convlens.callbacks.looks import ExplanationCallback, Looks
 from convlens.callbacks.mistakes import Mistakes
 from convlens.callbacks.occlusion_maps import OcclusionMaps
 from convlens.callbacks.scores import Scores
+from convlens.callbacks.shortcuts import Shortcuts
 
 __all__ = [
     "ActivationGrids",
@@ -51,4 +52,5 @@ __all__ = [
     "OcclusionMaps",
     "ProgressBar",
     "Scores",
+    "Shortcuts",
 ]

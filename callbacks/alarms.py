@@ -137,6 +137,7 @@ class Alarms(L.Callback):
                 scores, lift=limits.evidence_lift
             ),
             "evidence in one place": alarms.check_evidence_place(scores, share=limits.same_place),
+            "shortcut": alarms.check_shortcuts(scores),
             "norm outliers": alarms.check_norm_outliers(scores, share=limits.outlier_share),
             **alarms.find_dead_layers(scores, before, share=limits.dead_share),
         }

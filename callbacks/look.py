@@ -79,6 +79,7 @@ class Look:
         sample_images: takes a count; yields that many images of the stage, each class in proportion
             (so is every prefix of them), in batches (B, C, H, W) of at most 50 on the network's
             device. None if there is no data set.
+        sample_rows: takes a count; returns the rows of those images in the stage's split.
         sample_labels: takes a count; returns the classes of those images, (count,) int64.
         sample_masks: takes a count; returns their object masks, (count, H, W) bool, or None.
         sample_present: takes a count; returns their classes, (count, K) bool, if images may have
@@ -114,6 +115,7 @@ class Look:
     photographs: Callable[[Sequence[int], Tensor], list[Photograph]] | None = None
     sources: Callable[[Sequence[int]], list[str]] | None = None
     sample_images: Callable[[int], Iterator[Tensor]] | None = None
+    sample_rows: Callable[[int], list[int]] | None = None
     sample_labels: Callable[[int], Tensor] | None = None
     sample_masks: Callable[[int], Tensor | None] | None = None
     sample_present: Callable[[int], Tensor | None] | None = None

@@ -305,6 +305,7 @@ def _build_readers(pictures: Images, data: PictureData, device: torch.device) ->
         "photographs": photographs,
         "sources": lambda rows: [pictures.names[row] for row in rows],
         "sample_images": batches,
+        "sample_rows": lambda count: sample(count).tolist(),
         "sample_labels": lambda count: torch.from_numpy(pictures.labels[sample(count)]),
         "sample_masks": lambda count: take(pictures.masks, count),
         "sample_present": lambda count: take(pictures.present, count),

@@ -14,7 +14,7 @@ MARKUP = 400  # bytes of a picture's HTML, without its data
 ACTIVATIONS, FILTERS = "layers/activations", "layers/filters"
 ATTENTION = "layers/attention"
 # prefixes of tags of which the page shows the latest picture, whatever they end with
-LATEST = ("predictions", "layers/depth", "layers/changes", "training/augmentation")
+LATEST = ("predictions", "grad_cam_clusters", "layers/depth", "layers/changes", "training/augmentation")
 ENDS = ("grad_cam_means", FILTERS)  # prefixes of tags with the first and the latest picture
 BULKY = (ACTIVATIONS, FILTERS)  # prefixes of tags with by far the largest pictures
 # longest side in pixels and JPEG quality of bulky and of other pictures; None: as they are
@@ -28,7 +28,7 @@ DISPENSABLE = (
     "training/augmentation", "predictions/random", "predictions/breakdown", "layers/norms",
     ATTENTION, "layers/depth", "layers/changes",
     "training/learned_last", "training/forgotten", "training/hardest", "training/map",
-    "grad_cam_means", "predictions/mistakes", "predictions", "",
+    "grad_cam_means", "grad_cam_clusters", "predictions/mistakes", "predictions", "",
 )  # fmt: skip
 
 

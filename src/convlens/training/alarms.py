@@ -100,6 +100,33 @@ grad_cam_means and grad_cam/… for a mark, a frame or a date'
     )
 
 
+def check_shortcuts(scores: Mapping[str, float]) -> str | None:
+    """Warn about classes that are recognised by one place at the edge of the image.
+
+    Args:
+        scores: contains ``explain/shortcut/<class>`` for each such class: how much further accuracy
+            falls if the place is covered than if a mirror image of it is.
+
+    Returns:
+        The alarm, or None.
+
+    >>> check_shortcuts({"explain/shortcut/cat": 0.8, "explain/shortcut/dog": 0.9})
+    'shortcut: dog and cat are recognised by one place at the edge; covering it costs 90% of \
+accuracy; look at grad_cam_clusters'
+    """
+    start = "explain/shortcut/"
+    falls = {t.removeprefix(start): v for t, v in scores.items() if t.startswith(start)}
+    if not falls:
+        return None
+    worst = sorted(falls, key=lambda name: -falls[name])
+    named = " and ".join(worst) if len(worst) < 3 else f"{worst[0]} and {len(worst) - 1} others"
+    are = "is" if len(worst) == 1 else "are"
+    return (
+        f"shortcut: {named} {are} recognised by one place at the edge; covering it costs "
+        f"{falls[worst[0]]:.0%} of accuracy; look at grad_cam_clusters"
+    )
+
+
 def check_norm_outliers(scores: Mapping[str, float], *, share: float | None) -> str | None:
     """Warn that tokens of the background are used as registers.
 

@@ -164,6 +164,22 @@ class ClassMeansConfig(BatchedConfig):
     )
 
 
+class ShortcutsConfig(BatchedConfig):
+    """Images grouped by where their evidence is, and whether the network needs that place."""
+
+    pictures: Annotated[int, whole(1)] = key("validation images to group, evenly spread")
+    area: Annotated[float, FRACTION] = key(
+        "largest area of a place that holds half of a group's evidence, fraction of the image"
+    )
+    fall: Annotated[float, FRACTION] = key(
+        "least fall of accuracy, beyond that of covering a mirror image of the place, that makes "
+        "a place a shortcut"
+    )
+    chance: Annotated[float, FRACTION] = key(
+        "largest probability that such a fall is chance, divided among the places that are tested"
+    )
+
+
 class ActivationGridsConfig(BatchedConfig):
     """The channels of a layer's activation for a probe."""
 
@@ -296,7 +312,7 @@ LOOKS: dict[str, type[LookConfig]] = {
     kind.__name__.removesuffix("Config"): kind
     for kind in (
         GradCamConfig, LeGradConfig, ScoresConfig, MistakesConfig, ConfusionMatrixConfig,
-        DataDiaryConfig, ClassMeansConfig, ActivationGridsConfig, AttentionMapsConfig,
+        DataDiaryConfig, ClassMeansConfig, ShortcutsConfig, ActivationGridsConfig, AttentionMapsConfig,
         AttentionScoresConfig, LayerChangesConfig, OcclusionMapsConfig, FilterVisualsConfig,
         AugmentationPreviewConfig, LearningCurvesConfig, AttributionConfig,
     )

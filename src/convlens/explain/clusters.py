@@ -1,0 +1,94 @@
+"""Cluster maps of evidence by where the evidence is (SpRAy).
+
+S. Lapuschkin et al., *Unmasking Clever Hans predictors and assessing what machines really learn*,
+2019, https://doi.org/10.1038/s41467-019-08987-4: spectral clustering of a class's maps, whose
+number of clusters is read from the largest gap between the Laplacian's eigenvalues.
+
+Legend: N maps, (h, w) their size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CELLS = 8  # rows and columns to which larger maps are averaged
+_NEIGHBOURS = 5  # of a map in the graph, and the fewest maps for which there is one
+
+
+def average_cells(maps: Tensor, most: int = CELLS) -> Tensor:
+    """Return maps of at most ``most`` rows and columns, each with a sum of 1.
+
+    Args:
+        maps: (N, h, w), at least 0.
+        most: maximum number of rows, and of columns.
+
+    Returns:
+        (N, h', w') float64; all 0 for a map without evidence, or one that is not finite.
+    """
+    maps = torch.where(torch.isfinite(maps).all((1, 2), keepdim=True), maps, 0).double()
+    size = min(most, maps.shape[1]), min(most, maps.shape[2])
+    cells = torch.nn.functional.adaptive_avg_pool2d(maps.clamp_min(0)[:, None], size)[:, 0]
+    sums = cells.sum((1, 2), keepdim=True)
+    return torch.where(sums > 0, cells / sums.clamp_min(torch.finfo(torch.float64).tiny), 0)
+
+
+def cluster_maps(cells: Tensor, *, most: int = 3, fewest: int = 4) -> list[Tensor]:
+    """Return clusters of maps with evidence, the largest first.
+
+    Maps are neighbours by their Hellinger distance, which compares where the evidence is and not
+    how strong it is. The same maps always give the same clusters.
+
+    Args:
+        cells: (N, h, w) from ``average_cells``.
+        most: maximum number of clusters.
+        fewest: minimum number of maps in a cluster; smaller ones are left out.
+
+    Returns:
+        The rows of each cluster, (n,) int64, ascending.
+    """
+    rows = (cells.sum((1, 2)) > 0).nonzero()[:, 0]
+    if len(rows) < max(2 * fewest, _NEIGHBOURS + 1):
+        return [rows] if len(rows) >= fewest else []
+    labels = torch.from_numpy(_cluster(cells[rows].flatten(1).sqrt().cpu().numpy(), most))
+    clusters = [rows[labels == number] for number in range(int(labels.max()) + 1)]
+    return sorted((each for each in clusters if len(each) >= fewest), key=len, reverse=True)
+
+
+def _cluster(points: np.ndarray, most: int) -> np.ndarray:
+    """Return the cluster of each point, (N,), by spectral clustering of their neighbours' graph."""
+    from sklearn.cluster import SpectralClustering
+
+    squares = ((points[:, None] - points) ** 2).sum(axis=2)
+    order = np.argsort(squares, axis=1, kind="stable")[:, 1 : _NEIGHBOURS + 1]
+    graph = np.zeros(squares.shape)
+    np.put_along_axis(graph, order, 1.0, axis=1)
+    graph = (graph + graph.T) / 2
+    scale = 1 / np.sqrt(graph.sum(axis=1))
+    laplacian = np.eye(len(points)) - graph * scale[:, None] * scale
+    values = np.linalg.eigvalsh(laplacian)[: most + 1]
+    count = int(np.argmax(np.diff(values))) + 1
+    if count == 1:
+        return np.zeros(len(points), np.int64)
+    method = SpectralClustering(count, affinity="precomputed", assign_labels="cluster_qr",
+                                random_state=0)  # fmt: skip
+    return method.fit_predict(graph)
+
+
+def find_place(cells: Tensor, share: float) -> Tensor:
+    """Return the smallest set of cells that holds a share of the evidence, (h, w) bool.
+
+    Args:
+        cells: (h, w), at least 0, with a sum of 1.
+        share: fraction of the evidence, in (0, 1].
+
+    >>> find_place(torch.tensor([[0.5, 0.2], [0.2, 0.1]]), 0.6)
+    tensor([[ True,  True],
+            [False, False]])
+    """
+    values, order = cells.flatten().sort(descending=True, stable=True)
+    count = int((values.cumsum(0) < share - 1e-9).sum()) + 1
+    place = torch.zeros(cells.numel(), dtype=torch.bool, device=cells.device)
+    place[order[:count]] = True
+    return place.reshape(cells.shape)

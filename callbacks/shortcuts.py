@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convlens.draw.cluster_sheet import ClusterRow, cluster_sheet
 from convlens.explain.clusters import average_cells, cluster_maps, find_place
-from convlens.explain.cover_test import MIRRORS, CoverTest, list_mirrors, run_cover_test
+from convlens.explain.covering import MIRRORS, Covering, list_mirrors, judge_place
 from convlens.explain.scores import border_energy
 
 _SHOWN = 4  # images of a cluster in the sheet
@@ -49,7 +49,7 @@ class Shortcuts(ExplanationCallback):
     The Grad-CAM maps of each class are clustered (SpRAy, see ``convlens.explain.clusters``). If a
     cluster's evidence is in one place at the edge of the image, this place is covered, and
     accuracy is compared to that with a mirror image of the place covered (see
-    ``convlens.explain.cover_test``). A place without which accuracy falls much further is a
+    ``convlens.explain.covering``). A place without which accuracy falls much further is a
     shortcut, and ``explain/shortcut/<class>`` says how much further.
 
     Images may have one class only, and their classes must be known.
@@ -134,14 +134,14 @@ class Shortcuts(ExplanationCallback):
 
     def _test_places(
         self, look: Look, evidence: Evidence, clusters: list[Found], images: Tensor
-    ) -> dict[int, CoverTest] | None:
+    ) -> dict[int, Covering] | None:
         """Return the results by cluster; None if there is no time."""
         due = [k for k, each in enumerate(clusters)
                if each.place is not None and list_mirrors(each.place)]  # fmt: skip
         passes = (2 + len(MIRRORS)) * sum(len(clusters[k].rows) for k in due)
         if not look.affords("covering", passes, 1.0):
             return None
-        results: dict[int, CoverTest] = {}
+        results: dict[int, Covering] = {}
         with look.timed("covering", max(1, passes)):
             for k in due:
                 rows, place = clusters[k].rows, clusters[k].place
@@ -155,7 +155,7 @@ class Shortcuts(ExplanationCallback):
 
     def _describe(
         self, look: Look, evidence: Evidence, images: Tensor, cluster: Found,
-        result: CoverTest | None, is_shortcut: bool,
+        result: Covering | None, is_shortcut: bool,
     ) -> ClusterRow:  # fmt: skip
         count = len(cluster.rows)
         lines = [f"{count} images, accuracy {cluster.accuracy:.2f}",
@@ -180,8 +180,8 @@ class Shortcuts(ExplanationCallback):
 
 def _run_test(
     look: Look, images: Tensor, labels: Tensor, place: Tensor, batch: int
-) -> CoverTest | None:
-    return run_cover_test(look.network, images, labels, place, batch=batch)
+) -> Covering | None:
+    return judge_place(look.network, images, labels, place, batch=batch)
 
 
 def _touches_edge(place: Tensor) -> bool:

@@ -36,6 +36,7 @@ from convlens.config.schema.look import (
     EvidenceMapsConfig,
     LookConfig,
 )
+from convlens.config.schema.look_learned import LayerChangesConfig, ShortcutsConfig
 from convlens.core.errors import UserError, nearest
 
 
@@ -164,22 +165,6 @@ class ClassMeansConfig(BatchedConfig):
     )
 
 
-class ShortcutsConfig(BatchedConfig):
-    """Images grouped by where their evidence is, and whether the network needs that place."""
-
-    pictures: Annotated[int, whole(1)] = key("validation images to group, evenly spread")
-    area: Annotated[float, FRACTION] = key(
-        "largest area of a place that holds half of a group's evidence, fraction of the image"
-    )
-    fall: Annotated[float, FRACTION] = key(
-        "least fall of accuracy, beyond that of covering a mirror image of the place, that makes "
-        "a place a shortcut"
-    )
-    chance: Annotated[float, FRACTION] = key(
-        "largest probability that such a fall is chance, divided among the places that are tested"
-    )
-
-
 class ActivationGridsConfig(BatchedConfig):
     """The channels of a layer's activation for a probe."""
 
@@ -201,21 +186,6 @@ class ActivationGridsConfig(BatchedConfig):
     )
     channels: Annotated[int | None, NULL | whole(1)] = key(
         "largest number of channels of a layer to show; null: all"
-    )
-
-
-class LayerChangesConfig(EachEpochConfig):
-    """How alike each layer stays to what it was."""
-
-    layers: Annotated[str | list[str], LAYERS] = key(
-        "layers to compare: auto (the output of each stage), names or patterns"
-    )
-    limit: Annotated[int, whole(1)] = key(
-        "largest number of layers that layers=auto chooses, spread over the depth"
-    )
-    pictures: Annotated[int, whole(4)] = key("validation images to compare, evenly spread")
-    batch: Annotated[int, whole(4)] = key(
-        "images that are compared with each other, and that pass through the network at once"
     )
 
 

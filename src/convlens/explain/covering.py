@@ -22,7 +22,7 @@ MIRRORS = ((2,), (1,), (1, 2))  # left-right, top-bottom, both
 
 
 @dataclass(frozen=True)
-class CoverTest:
+class Covering:
     """What covering a place does to the accuracy on some images.
 
     Attributes:
@@ -71,9 +71,9 @@ def cover(images: Tensor, place: Tensor) -> Tensor:
     return torch.where(mask > 0, images.mean((-2, -1), keepdim=True), images)
 
 
-def run_cover_test(
+def judge_place(
     model: nn.Module, images: Tensor, labels: Tensor, place: Tensor, *, batch: int | None = None
-) -> CoverTest | None:
+) -> Covering | None:
     """Compare accuracy with a place covered to that with a mirror image of it covered.
 
     Args:
@@ -98,7 +98,7 @@ def run_cover_test(
     others = [judge(cover(images, mirror)) for mirror in mirrors]
     elsewhere = min(others, key=lambda right: int(right.sum()))
     only, reverse = int((elsewhere & ~covered).sum()), int((~elsewhere & covered).sum())
-    return CoverTest(
+    return Covering(
         float(whole.float().mean()), float(covered.float().mean()),
         float(elsewhere.float().mean()), _sign_test(only, reverse),
     )  # fmt: skip

@@ -11,7 +11,7 @@ WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
 # mypy and the API reference need an installed copy, in which callbacks/ is convlens.callbacks
 INSTALL_COPY = rm -rf build && $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --target build/package .
 COMMANDS := train resume eval explain predict export serve report compare runs models kernel lesson plan lr-find split tensorboard
-TARGETS := help setup lint format docs test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling bench-gpu $(COMMANDS)
+TARGETS := help setup lint format docs test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling bench-gpu proofs $(COMMANDS)
 
 # report an unknown word at once: make itself would reach it, and fail, only after the training
 UNKNOWN := $(filter-out $(TARGETS),$(MAKECMDGOALS))
@@ -116,6 +116,9 @@ bench-scaling: $(VENV)/ready  ## measure time and memory per image, from 1,000 t
 
 bench-gpu: $(VENV)/ready  ## compare training on an NVIDIA GPU with plain loops, in at most eight minutes (args="--quick --sections NAME,…")
 	@$(BIN)/python benchmarks/gpu.py $(args)
+
+proofs: $(VENV)/ready  ## count how often alarms speak rightly and wrongly, in 120 short runs (args="--seeds 3 --honest 9")
+	@$(BIN)/python benchmarks/alarms.py $(args)
 
 lint: $(VENV)/ready  ## check style, common mistakes, and types of the API and the config
 	@$(BIN)/ruff check .

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from convlens.callbacks.evidence import Evidence, Stream, collect_evidence
+from convlens.callbacks.evidence import (
+    PASSES,
+    Evidence,
+    Stream,
+    collect_evidence,
+    find_last_feature_map,
+)
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
@@ -52,7 +58,8 @@ class Shortcuts(ExplanationCallback):
     ``convlens.explain.covering``). A place without which accuracy falls much further is a
     shortcut, and ``explain/shortcut/<class>`` says how much further.
 
-    Images may have one class only, and their classes must be known.
+    After an epoch it looks only if there is time for all images; at the end it takes as many as
+    it can. Images with several classes are not grouped.
 
     Args:
         pictures: number of validation images, evenly spread.
@@ -63,6 +70,8 @@ class Shortcuts(ExplanationCallback):
         batch: maximum number of images in a pass; halved when memory runs out.
     """
 
+    has_final_look = True
+
     def __init__(
         self, *, pictures: int = 120, area: float = 0.2, fall: float = 0.25, chance: float = 0.01,
         every_n_epochs: int = 1, batch: int = 32,
@@ -70,13 +79,19 @@ class Shortcuts(ExplanationCallback):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.count = pictures
         self.area, self.fall, self.chance = area, fall, chance
+        self._measured: int | None = None  # the clock of the latest look with all images
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         return {"grad_cam_clusters": 1}
 
     def pictures(self, look: Look) -> Findings:
-        if look.thresholds is not None or look.sample_images is None:
+        layers = find_last_feature_map(look.network, look.example)
+        if not layers or look.thresholds is not None or look.sample_images is None:
             return
+        if self._measured == look.clock:  # the look at the end follows that of the last epoch
+            return
+        if not (look.final or look.affords(("grad_cam", *layers), self.count, PASSES)):
+            return  # the look at the end takes as many images as it can
         evidence = collect_evidence(self, look, self.count)
         if evidence is None:
             return
@@ -86,6 +101,8 @@ class Shortcuts(ExplanationCallback):
         if tested is None:
             self.report_cut(look, "before a place was covered")
             return
+        if not self.cut:
+            self._measured = look.clock
         allowed = self.chance / max(1, len(tested))
         shortcuts = {
             number: result for number, result in tested.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 from convlens.callbacks.evidence import (
@@ -18,35 +17,11 @@ from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor
 
 from convlens.draw.cluster_sheet import ClusterRow, cluster_sheet
-from convlens.explain.clusters import average_cells, cluster_maps, find_place
-from convlens.explain.covering import MIRRORS, Covering, list_mirrors, judge_place
-from convlens.explain.scores import border_energy
+from convlens.explain.covering import MIRRORS, Covering, judge_place
+from convlens.explain.shortcuts import Cluster, find_clusters, find_shortcuts
 
 _SHOWN = 4  # images of a cluster in the sheet
 _ROWS = 8  # clusters in the sheet
-_HALF, _MOST = 0.5, 0.8  # shares of the evidence: in the place, and in what is covered
-_BORDER = 0.1  # width of the border region, see ``border_energy``
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """A cluster of a class's images.
-
-    Attributes:
-        kind: the class.
-        rows: (n,) positions in the sample.
-        mean: (h, w), the mean of its maps, each with a sum of 1.
-        place: (h, w) bool, the cells that are covered; None if the evidence is not in one place.
-        accuracy: on its images.
-        border: its mean border energy.
-    """
-
-    kind: int
-    rows: Tensor
-    mean: Tensor
-    place: Tensor | None
-    accuracy: float
-    border: float
 
 
 class Shortcuts(ExplanationCallback):
@@ -95,83 +70,56 @@ class Shortcuts(ExplanationCallback):
         evidence = collect_evidence(self, look, self.count)
         if evidence is None:
             return
-        clusters = self._cluster(evidence, len(look.class_names))
+        clusters = find_clusters(
+            evidence.true, evidence.labels, evidence.predictions, area=self.area
+        )
         images = Stream(look.sample_images(self.count)).take(len(evidence.labels))
-        tested = self._test_places(look, evidence, clusters, images)
+        tested = self._cover_places(look, evidence, clusters, images)
         if tested is None:
             self.report_cut(look, "before a place was covered")
             return
         if not self.cut:
             self._measured = look.clock
-        allowed = self.chance / max(1, len(tested))
-        shortcuts = {
-            number: result for number, result in tested.items()
-            if result.fall >= self.fall and result.chance <= allowed
-        }  # fmt: skip
-        falls: dict[str, float] = {}
-        for number, result in shortcuts.items():
-            name = look.class_names[clusters[number].kind]
-            falls[name] = max(result.fall, falls.get(name, 0.0))
-        for name, fall in falls.items():
-            yield f"explain/shortcut/{name}", fall
-        if clusters:
-            order = sorted(
-                range(len(clusters)), key=lambda k: (k not in shortcuts, clusters[k].accuracy)
-            )[:_ROWS]
-            title = f"clusters of the evidence · {evidence.layer} · epoch {look.clock}"
+        shortcuts = find_shortcuts(tested, fall=self.fall, chance=self.chance)
+        for label in sorted({clusters[number].label for number in shortcuts}):
+            falls = [tested[k].fall for k in shortcuts if clusters[k].label == label]
+            yield f"explain/shortcut/{look.class_names[label]}", max(falls)
+        order = sorted(
+            range(len(clusters)), key=lambda k: (k not in shortcuts, clusters[k].accuracy)
+        )[:_ROWS]
+        if order:
             yield from self.draw(
                 look, "grad_cam_clusters",
                 lambda: cluster_sheet(
                     [
-                        self._describe(look, evidence, images, clusters[k], tested.get(k),
-                                       k in shortcuts)
+                        self._describe(
+                            look, evidence, images, clusters[k], tested.get(k), k in shortcuts
+                        )
                         for k in order
                     ],
-                    title=title,
+                    title=f"clusters of the evidence · {evidence.layer} · epoch {look.clock}",
                 ),
             )  # fmt: skip
 
-    def _cluster(self, evidence: Evidence, classes: int) -> list[Found]:
-        cells = average_cells(evidence.true)
-        borders = border_energy(evidence.true, _BORDER)
-        right = evidence.predictions == evidence.labels
-        found = []
-        for kind in range(classes):
-            own = (evidence.labels == kind).nonzero()[:, 0]
-            for rows in cluster_maps(cells[own]):
-                rows = own[rows]
-                mean = cells[rows].mean(0)
-                half = find_place(mean, _HALF)
-                is_one = float(half.double().mean()) <= self.area and _touches_edge(half)
-                place = find_place(mean, _MOST) if is_one else None
-                accuracy = float(right[rows].double().mean())
-                border = float(borders[rows].nanmean())
-                found.append(Found(kind, rows, mean, place, accuracy, border))
-        return found
-
-    def _test_places(
-        self, look: Look, evidence: Evidence, clusters: list[Found], images: Tensor
+    def _cover_places(
+        self, look: Look, evidence: Evidence, clusters: list[Cluster], images: Tensor
     ) -> dict[int, Covering] | None:
-        """Return the results by cluster; None if there is no time."""
-        due = [k for k, each in enumerate(clusters)
-               if each.place is not None and list_mirrors(each.place)]  # fmt: skip
-        passes = (2 + len(MIRRORS)) * sum(len(clusters[k].rows) for k in due)
+        """Return what covering each cluster's place does; None if there is no time."""
+        due = {k: each for k, each in enumerate(clusters) if each.place is not None}
+        passes = (2 + len(MIRRORS)) * sum(len(each.rows) for each in due.values())
         if not look.affords("covering", passes, 1.0):
             return None
         results: dict[int, Covering] = {}
         with look.timed("covering", max(1, passes)):
-            for k in due:
-                rows, place = clusters[k].rows, clusters[k].place
-                labels = evidence.labels[rows]
-                result = self.fit_batch(
-                    partial(_run_test, look, images[rows.to(images.device)], labels, place)
-                )
-                if result is not None:
+            for k, each in due.items():
+                rows = each.rows.to(images.device)
+                judge = partial(_judge, look, images[rows], evidence.labels[each.rows], each.place)
+                if (result := self.fit_batch(judge)) is not None:
                     results[k] = result
         return results
 
     def _describe(
-        self, look: Look, evidence: Evidence, images: Tensor, cluster: Found,
+        self, look: Look, evidence: Evidence, images: Tensor, cluster: Cluster,
         result: Covering | None, is_shortcut: bool,
     ) -> ClusterRow:  # fmt: skip
         count = len(cluster.rows)
@@ -189,19 +137,13 @@ class Shortcuts(ExplanationCallback):
         sample = look.sample_rows(self.count)
         rows = [sample[row] for row in shown]
         return ClusterRow(
-            look.class_names[cluster.kind], lines, cluster.mean.numpy(),
+            look.class_names[cluster.label], lines, cluster.mean.numpy(),
             look.photographs(rows, images[shown]), [evidence.true[row].numpy() for row in shown],
             look.sources(rows), is_shortcut,
         )  # fmt: skip
 
 
-def _run_test(
+def _judge(
     look: Look, images: Tensor, labels: Tensor, place: Tensor, batch: int
 ) -> Covering | None:
     return judge_place(look.network, images, labels, place, batch=batch)
-
-
-def _touches_edge(place: Tensor) -> bool:
-    """Return whether at least half of a place's cells are at the edge of the image."""
-    inner = place[1:-1, 1:-1]
-    return 2 * float(inner.sum()) <= float(place.sum())

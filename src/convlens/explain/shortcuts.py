@@ -1,0 +1,94 @@
+"""Groups of a class's images whose evidence is in one place, and whether that place is a shortcut.
+
+Legend: N images, (h, w) size of their maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+from convlens.explain.clusters import average_cells, cluster_maps, find_place
+from convlens.explain.covering import Covering, list_mirrors
+from convlens.explain.scores import border_energy
+
+K = TypeVar("K")
+HALF, MOST = 0.5, 0.8  # shares of a cluster's evidence: in its place, and in what is covered
+_BORDER = 0.1  # width of the border region, see ``border_energy``
+
+
+@dataclass(frozen=True, eq=False)
+class Cluster:
+    """Images of one class whose evidence is in similar places.
+
+    Attributes:
+        label: the class.
+        rows: (n,) int64, positions among the N images.
+        mean: (h', w'), the mean of their maps, with a sum of 1; see ``average_cells``.
+        place: (h', w') bool, the cells to cover: they hold most of the evidence. None if the
+            evidence is not in one place at the edge, or if every mirror image of it overlaps it.
+        accuracy: of the network on these images, in [0, 1].
+        border: their mean border energy, in [0, 1].
+    """
+
+    label: int
+    rows: Tensor
+    mean: Tensor
+    place: Tensor | None
+    accuracy: float
+    border: float
+
+
+def find_clusters(
+    maps: Tensor, labels: Tensor, predictions: Tensor, *, area: float
+) -> list[Cluster]:
+    """Cluster the maps of each class.
+
+    Args:
+        maps: (N, h, w), evidence for the true class, at least 0.
+        labels: (N,) true classes; -1 where unknown, and then in no cluster.
+        predictions: (N,) predicted classes.
+        area: maximum area of one place, as a fraction of the image: the fewest cells that hold half
+            of the evidence, at least half of which are at the edge.
+    """
+    cells, borders = average_cells(maps), border_energy(maps, _BORDER)
+    right = (predictions == labels).double()
+    found = []
+    for label in labels[labels >= 0].unique().tolist():
+        own = (labels == label).nonzero()[:, 0]
+        for part in cluster_maps(cells[own]):
+            rows = own[part]
+            mean = cells[rows].mean(0)
+            place = find_place(mean, MOST) if _is_one_place(find_place(mean, HALF), area) else None
+            if place is not None and not list_mirrors(place):
+                place = None
+            accuracy, border = float(right[rows].mean()), float(borders[rows].nanmean())
+            found.append(Cluster(label, rows, mean, place, accuracy, border))
+    return found
+
+
+def _is_one_place(place: Tensor, area: float) -> bool:
+    inside = place[1:-1, 1:-1].sum()
+    return float(place.double().mean()) <= area and 2 * int(inside) <= int(place.sum())
+
+
+def find_shortcuts(tested: Mapping[K, Covering], *, fall: float, chance: float) -> list[K]:
+    """Return which of the places that were covered are shortcuts.
+
+    Args:
+        tested: by any key, what covering a place does.
+        fall: minimum fall of accuracy, see ``Covering``.
+        chance: maximum probability that any of them is called a shortcut by chance alone; each may
+            have an equal part of it (Bonferroni).
+
+    >>> places = {"corner": Covering(1.0, 0.1, 0.9, 0.001), "left": Covering(1.0, 0.7, 1.0, 0.02)}
+    >>> find_shortcuts(places, fall=0.25, chance=0.01)
+    ['corner']
+    """
+    return [
+        key for key, each in tested.items()
+        if each.fall >= fall and each.chance <= chance / len(tested)
+    ]  # fmt: skip

@@ -1,6 +1,6 @@
-"""How often alarms speak rightly and wrongly: many short runs with planted shortcuts, and honest ones.
+"""How often alarms speak rightly and wrongly, over runs with planted shortcuts and honest ones.
 
-    make proofs                                     # 12 seeds of each of 5 kinds, and 60 honest runs
+    make proofs                                 # 12 seeds of each of 5 kinds, 60 honest runs
     make proofs args="--seeds 3 --honest 9"
     make proofs args="-- data.pictures=4000 training.epochs=5"
 

@@ -22,11 +22,11 @@ import json
 import tempfile
 from pathlib import Path
 
+from convlens.data.sources.corrections import LEAVE_OUT, Correction, write_corrections
 from label_noise import plant
 from results import RESULTS, write_result
 
 from convlens.cli.main import main
-from convlens.data.sources.corrections import LEAVE_OUT, Correction, write_corrections
 
 
 def read_lowest(file: Path, count: int) -> list[dict[str, str]]:
@@ -61,8 +61,8 @@ def measure(source: Path, share: float, seed: int, words: list[str]) -> dict[str
         named = [(row["file"], row["class"], row["other"] or row["class"]) for row in lowest]
         train("relabelled", [Correction(*each) for each in named])
         with open(labels, encoding="utf-8", newline="") as table:
-            rows = [row for row in csv.DictReader(table) if row["file"] in wrong]
-        train("true", [Correction(r["file"], r["label"], Path(r["file"]).parent.name) for r in rows])
+            pairs = [(r["file"], r["label"]) for r in csv.DictReader(table) if r["file"] in wrong]
+        train("true", [Correction(name, label, Path(name).parent.name) for name, label in pairs])
     return found
 
 

@@ -88,9 +88,7 @@ class DataDiary(ExplanationCallback):
             seconds=0.4,
         )  # fmt: skip
 
-    def _draw_extremes(
-        self, look: Look, tag: str, chosen: list[Extreme], title: str
-    ) -> Findings:
+    def _draw_extremes(self, look: Look, tag: str, chosen: list[Extreme], title: str) -> Findings:
         look = replace(look, **look.over_training)
         entries: list[SheetEntry] = []
         for part in look.pieces(

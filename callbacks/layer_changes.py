@@ -106,9 +106,7 @@ class LayerChanges(ExplanationCallback):
         for _ in range(count // size):
             images = stream.take(size)
             outputs = self.fit_batch(
-                lambda batch, images=images: activations(
-                    look.network, images, layers, batch=batch
-                )
+                lambda batch, images=images: activations(look.network, images, layers, batch=batch)
             )
             for layer in layers:
                 grams[layer].append(compute_gram(outputs.all_values(layer)).cpu())

@@ -110,11 +110,15 @@ class Shortcuts(ExplanationCallback):
         if not look.affords("covering", passes, 1.0):
             return None
         results: dict[int, Covering] = {}
+        colour = images.mean((0, 2, 3))
         with look.timed("covering", max(1, passes)):
             for k, each in due.items():
                 rows = each.rows.to(images.device)
-                judge = partial(_judge, look, images[rows], evidence.labels[each.rows], each.place)
-                if (result := self.fit_batch(judge)) is not None:
+                result = self.fit_batch(
+                    partial(_judge, look, images[rows], evidence.labels[each.rows], each.place,
+                            colour)
+                )  # fmt: skip
+                if result is not None:
                     results[k] = result
         return results
 
@@ -144,6 +148,6 @@ class Shortcuts(ExplanationCallback):
 
 
 def _judge(
-    look: Look, images: Tensor, labels: Tensor, place: Tensor, batch: int
+    look: Look, images: Tensor, labels: Tensor, place: Tensor, colour: Tensor, batch: int
 ) -> Covering | None:
-    return judge_place(look.network, images, labels, place, batch=batch)
+    return judge_place(look.network, images, labels, place, colour, batch=batch)

@@ -11,6 +11,7 @@ import torch
 from convlens.callbacks import LayerChanges
 
 from convlens.core.evaluation import evaluation_mode
+from convlens.data.probes import Probes
 from convlens.explain.activations import activations
 from convlens.explain.alignment import cka, compute_gram
 from convlens.explain.layers import choose_layers
@@ -26,7 +27,9 @@ def shake(layer: torch.nn.Module, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter += parameter.std().nan_to_num(1) * torch.randn(parameter.shape, generator=rng)
+            parameter += (
+                5 * parameter.std().nan_to_num(1) * torch.randn(parameter.shape, generator=rng)
+            )
 
 
 @pytest.fixture
@@ -98,7 +101,9 @@ def test_without_the_look_before_training_only_the_look_before_is_compared(netwo
 
 def test_what_cannot_be_compared_draws_nothing(network):
     look = look_at(network)
-    few = replace(look, probes=replace(look.probes, images=look.probes.images[:3]))
+    names = ["p0", "p1", "p2"]
+    probes = Probes(look.probes.images[:3], look.probes.labels[:3], names, names)
+    few = replace(look, probes=probes)
     dense = look_at(untrained("model.filters=[]"))
     for each in (few, dense):
         callback = LayerChanges()

@@ -120,5 +120,8 @@ def test_too_few_images_are_no_proof(sheets):
 
 def test_several_classes_and_other_projects_draw_nothing():
     look = look_at(ReadsBrightness(MARK), *make_images(marked=True))
-    for other in (replace(look, thresholds=torch.full((3,), 0.5)), replace(look, sample_images=None)):
+    for other in (
+        replace(look, thresholds=torch.full((3,), 0.5)),
+        replace(look, sample_images=None),
+    ):
         assert not list(Shortcuts().pictures(other))

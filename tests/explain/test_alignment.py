@@ -1,4 +1,4 @@
-"""CKA against its definition as a mean over all fours of images, and against the paper's formula."""
+"""CKA against its definition as a mean over fours of images, and against the paper's formula."""
 
 from itertools import permutations
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from convlens.explain.covering import cover, judge_place, list_mirrors
 
+GREY = torch.full((3,), 0.3)
 CELLS = torch.zeros(4, 4, dtype=torch.bool)
 CORNER = CELLS.clone()
 CORNER[0, 0] = True
@@ -45,21 +46,23 @@ def make_images(place: Tensor) -> tuple[Tensor, Tensor]:
 def test_a_network_that_reads_a_place_fails_only_without_it(place, logits):
     images, labels = make_images(place)
     bright = labels == 1
-    found = judge_place(ReadsPlace(place, logits), images[bright], labels[bright], place, batch=3)
+    found = judge_place(
+        ReadsPlace(place, logits), images[bright], labels[bright], place, GREY, batch=3
+    )
     assert (found.whole, found.covered, found.elsewhere, found.fall) == (1.0, 0.0, 1.0, 1.0)
     assert found.chance == pytest.approx(0.5**10)
     # the mirror image of the place that it reads: covering that costs nothing, or as much
     other = judge_place(
-        ReadsPlace(place, logits), images[bright], labels[bright], place.flip(1), batch=3
+        ReadsPlace(place, logits), images[bright], labels[bright], place.flip(1), GREY, batch=3
     )
     assert other.covered == 1.0 and other.fall <= 0 and other.chance == 1.0
 
 
 def test_a_network_that_reads_the_middle_does_not_need_the_corner():
     images, labels = make_images(MIDDLE)
-    found = judge_place(ReadsPlace(MIDDLE), images, labels, CORNER)
+    found = judge_place(ReadsPlace(MIDDLE), images, labels, CORNER, GREY)
     assert (found.whole, found.covered, found.fall, found.chance) == (1.0, 1.0, 0.0, 1.0)
-    assert judge_place(ReadsPlace(MIDDLE), images, labels, MIDDLE) is None
+    assert judge_place(ReadsPlace(MIDDLE), images, labels, MIDDLE, GREY) is None
 
 
 def test_mirror_images_hardly_overlap_the_place():
@@ -70,13 +73,12 @@ def test_mirror_images_hardly_overlap_the_place():
     assert list_mirrors(MIDDLE) == []
 
 
-def test_covered_pixels_have_the_mean_colour_and_no_other_changes():
-    images = torch.rand(2, 3, 10, 7, generator=torch.Generator().manual_seed(0))
-    covered = cover(images, LEFT)
+def test_covered_pixels_have_the_colour_and_no_other_changes():
+    images, colour = torch.rand(2, 3, 10, 7), torch.tensor([2.0, 3.0, 4.0])
+    covered = cover(images, LEFT, colour)
     changed = (covered != images).any(1)
     assert changed[:, :, :1].all() and not changed[:, :, 2:].any()
-    for image, result in zip(images, covered, strict=True):
-        torch.testing.assert_close(result[:, 0, 0], image.mean((1, 2)))
+    assert (covered[:, :, :, 0] == colour[:, None]).all()
 
 
 def test_chance_is_that_of_a_coin():
@@ -86,7 +88,7 @@ def test_chance_is_that_of_a_coin():
     labels[0] = 0  # wrong as it is, right once the corner is covered
     images[1, :, :, -2:] = 1.0
     images[1, :, :2, :2] = 0.5  # dark: wrong with and without
-    found = judge_place(ReadsPlace(CORNER), images, labels, CORNER)
+    found = judge_place(ReadsPlace(CORNER), images, labels, CORNER, GREY)
     expected = sum(comb(9, k) for k in (8, 9)) / 2**9
     assert found.chance == pytest.approx(expected)
     assert found.elsewhere == pytest.approx(0.8) and found.covered == pytest.approx(0.1)

@@ -21,8 +21,8 @@ from convlens.draw.text import SMALL, shorten_path, wrap
 _EDGE = 144  # longest side of an image or a map, pixels
 _TEXT = 250  # width of the column of text, pixels
 _READING = (
-    "Each row is a group of images of one class whose evidence is in similar places: its mean map, "
-    "and some of its images. Covered: the cells that hold most of the evidence, in the mean colour."
+    "Images of a class with evidence in similar places. Covered: the cells with most of it, in the "
+    "mean colour of all images."
 )
 
 
@@ -52,7 +52,9 @@ class ClusterRow:
 def _draw_row(row: ClusterRow) -> np.ndarray:
     bands = [text_band(_TEXT, row.name, bold=True, ink=INK)]
     if row.is_shortcut:
-        bands.append(text_band(_TEXT, "shortcut", bold=True, ink=WHITE, background=RED, centre=True))
+        bands.append(
+            text_band(_TEXT, "shortcut", bold=True, ink=WHITE, background=RED, centre=True)
+        )
     bands += [text_band(_TEXT, *wrap(line, _TEXT, SMALL, most=4), ink=INK) for line in row.lines]
     heat = colourise(make_legible(row.mean, _EDGE, _EDGE), HEAT, 0, float(row.mean.max()))
     columns = [vstack(bands, gap=2), vstack([heat, text_band(heat.shape[1], "mean map")], gap=2)]

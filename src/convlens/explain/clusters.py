@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 CELLS = 8  # rows and columns to which larger maps are averaged
-_NEIGHBOURS = 5  # of a map in the graph, and the fewest maps for which there is one
+_ALIKE = 0.5  # squared Hellinger distance (0..2) up to which maps are not told apart
+_SHARPNESS = 2.0  # of affinities: maps at the median distance have e^-2
 
 
 def average_cells(maps: Tensor, most: int = CELLS) -> Tensor:
@@ -37,8 +38,8 @@ def average_cells(maps: Tensor, most: int = CELLS) -> Tensor:
 def cluster_maps(cells: Tensor, *, most: int = 3, fewest: int = 4) -> list[Tensor]:
     """Return clusters of maps with evidence, the largest first.
 
-    Maps are neighbours by their Hellinger distance, which compares where the evidence is and not
-    how strong it is. The same maps always give the same clusters.
+    Maps are alike if their Hellinger distance is small, which compares where the evidence is and
+    not how strong it is. The same maps always give the same clusters.
 
     Args:
         cells: (N, h, w) from ``average_cells``.
@@ -49,7 +50,7 @@ def cluster_maps(cells: Tensor, *, most: int = 3, fewest: int = 4) -> list[Tenso
         The rows of each cluster, (n,) int64, ascending.
     """
     rows = (cells.sum((1, 2)) > 0).nonzero()[:, 0]
-    if len(rows) < max(2 * fewest, _NEIGHBOURS + 1):
+    if len(rows) < 2 * fewest:
         return [rows] if len(rows) >= fewest else []
     labels = torch.from_numpy(_cluster(cells[rows].flatten(1).sqrt().cpu().numpy(), most))
     clusters = [rows[labels == number] for number in range(int(labels.max()) + 1)]
@@ -57,22 +58,21 @@ def cluster_maps(cells: Tensor, *, most: int = 3, fewest: int = 4) -> list[Tenso
 
 
 def _cluster(points: np.ndarray, most: int) -> np.ndarray:
-    """Return the cluster of each point, (N,), by spectral clustering of their neighbours' graph."""
+    """Return the cluster of each point, (N,), by spectral clustering of their affinities."""
     from sklearn.cluster import SpectralClustering
 
     squares = ((points[:, None] - points) ** 2).sum(axis=2)
-    order = np.argsort(squares, axis=1, kind="stable")[:, 1 : _NEIGHBOURS + 1]
-    graph = np.zeros(squares.shape)
-    np.put_along_axis(graph, order, 1.0, axis=1)
-    graph = (graph + graph.T) / 2
-    scale = 1 / np.sqrt(graph.sum(axis=1))
-    laplacian = np.eye(len(points)) - graph * scale[:, None] * scale
+    scale = max(np.median(squares[np.triu_indices(len(points), 1)]), _ALIKE)
+    graph = np.exp(-_SHARPNESS * squares / scale)
+    degrees = 1 / np.sqrt(graph.sum(axis=1))
+    laplacian = np.eye(len(points)) - graph * degrees[:, None] * degrees
     values = np.linalg.eigvalsh(laplacian)[: most + 1]
     count = int(np.argmax(np.diff(values))) + 1
     if count == 1:
         return np.zeros(len(points), np.int64)
-    method = SpectralClustering(count, affinity="precomputed", assign_labels="cluster_qr",
-                                random_state=0)  # fmt: skip
+    method = SpectralClustering(
+        count, affinity="precomputed", assign_labels="cluster_qr", random_state=0
+    )
     return method.fit_predict(graph)
 
 

@@ -40,7 +40,7 @@ class Covering:
 
     @property
     def fall(self) -> float:
-        """How much further accuracy falls if the place is covered than elsewhere; may be below 0."""
+        """How much further accuracy falls with the place covered than elsewhere; may be < 0."""
         return self.elsewhere - self.covered
 
 
@@ -58,22 +58,24 @@ def list_mirrors(place: Tensor) -> list[Tensor]:
     return found
 
 
-def cover(images: Tensor, place: Tensor) -> Tensor:
-    """Return the images with a place in the mean colour of each image.
+def cover(images: Tensor, place: Tensor, colour: Tensor) -> Tensor:
+    """Return the images with a place in one colour.
 
     Args:
         images: (N, C, H, W).
         place: (h, w) bool, cells of the whole image.
+        colour: (C,).
     """
     mask = torch.nn.functional.interpolate(
         place[None, None].to(images), images.shape[-2:], mode="nearest-exact"
     )
-    return torch.where(mask > 0, images.mean((-2, -1), keepdim=True), images)
+    return torch.where(mask > 0, colour.to(images)[:, None, None], images)
 
 
 def judge_place(
-    model: nn.Module, images: Tensor, labels: Tensor, place: Tensor, *, batch: int | None = None
-) -> Covering | None:
+    model: nn.Module, images: Tensor, labels: Tensor, place: Tensor, colour: Tensor, *,
+    batch: int | None = None,
+) -> Covering | None:  # fmt: skip
     """Compare accuracy with a place covered to that with a mirror image of it covered.
 
     Args:
@@ -81,6 +83,8 @@ def judge_place(
         images: (N, C, H, W), ready for the network.
         labels: (N,) true classes.
         place: (h, w) bool.
+        colour: (C,), of what covers the place. The mean over images of all classes tells nothing of
+            the class; that of an image, or of a class, may.
         batch: images per forward pass; None for all at once.
 
     Returns:
@@ -92,10 +96,10 @@ def judge_place(
 
     def judge(shown: Tensor) -> Tensor:
         logits = compute_logits(model, shown, batch=batch)
-        return (probabilities(logits).argmax(1).cpu() == labels.cpu())
+        return probabilities(logits).argmax(1).cpu() == labels.cpu()
 
-    whole, covered = judge(images), judge(cover(images, place))
-    others = [judge(cover(images, mirror)) for mirror in mirrors]
+    whole, covered = judge(images), judge(cover(images, place, colour))
+    others = [judge(cover(images, mirror, colour)) for mirror in mirrors]
     elsewhere = min(others, key=lambda right: int(right.sum()))
     only, reverse = int((elsewhere & ~covered).sum()), int((~elsewhere & covered).sum())
     return Covering(

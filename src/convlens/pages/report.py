@@ -35,8 +35,13 @@ SECTIONS = {
     "confusion": ("predictions/confusion_matrix",),
     "mistakes": ("predictions/mistakes",),
     "answers": ("predictions/breakdown", "predictions/random"),
-    "diary": ("training/mislabelled", "training/map", "training/hardest", "training/forgotten",
-              "training/learned_last"),
+    "diary": (
+        "training/mislabelled",
+        "training/map",
+        "training/hardest",
+        "training/forgotten",
+        "training/learned_last",
+    ),
     "means": ("grad_cam_means",),
     "clusters": ("grad_cam_clusters",),
     "depth": ("layers/depth",),
@@ -65,8 +70,8 @@ MEANINGS = {
     "peak of the evidence": "0 is the top or left edge, 1 the bottom or right one",
     "border_energy": "fraction of the evidence in a frame along the border",
     "same_place": "fraction of a class's images whose peak is in the same place near the border",
-    "shortcut": "how much further accuracy falls if the class's place at the edge is covered than if "
-    "its mirror image is",
+    "shortcut": "how much further accuracy falls if the class's place at the edge is covered than "
+    "if its mirror image is",
     "drift": "correlation of each map with the previous map; 1 means no change",
     "confident_mistakes": "fraction of the validation images that are confidently misclassified",
     "head_entropy": "0: a head looks at one token, 1: at all alike; means over heads and probes",

@@ -14,7 +14,13 @@ MARKUP = 400  # bytes of a picture's HTML, without its data
 ACTIVATIONS, FILTERS = "layers/activations", "layers/filters"
 ATTENTION = "layers/attention"
 # prefixes of tags of which the page shows the latest picture, whatever they end with
-LATEST = ("predictions", "grad_cam_clusters", "layers/depth", "layers/changes", "training/augmentation")
+LATEST = (
+    "predictions",
+    "grad_cam_clusters",
+    "layers/depth",
+    "layers/changes",
+    "training/augmentation",
+)
 ENDS = ("grad_cam_means", FILTERS)  # prefixes of tags with the first and the latest picture
 BULKY = (ACTIVATIONS, FILTERS)  # prefixes of tags with by far the largest pictures
 # longest side in pixels and JPEG quality of bulky and of other pictures; None: as they are

@@ -282,9 +282,9 @@ LOOKS: dict[str, type[LookConfig]] = {
     kind.__name__.removesuffix("Config"): kind
     for kind in (
         GradCamConfig, LeGradConfig, ScoresConfig, MistakesConfig, ConfusionMatrixConfig,
-        DataDiaryConfig, ClassMeansConfig, ShortcutsConfig, ActivationGridsConfig, AttentionMapsConfig,
-        AttentionScoresConfig, LayerChangesConfig, OcclusionMapsConfig, FilterVisualsConfig,
-        AugmentationPreviewConfig, LearningCurvesConfig, AttributionConfig,
+        DataDiaryConfig, ClassMeansConfig, ActivationGridsConfig, AttentionMapsConfig,
+        AttentionScoresConfig, LayerChangesConfig, OcclusionMapsConfig, ShortcutsConfig,
+        FilterVisualsConfig, AugmentationPreviewConfig, LearningCurvesConfig, AttributionConfig,
     )
 }  # fmt: skip
 

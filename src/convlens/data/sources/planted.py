@@ -75,7 +75,7 @@ def paint_shortcut(
     Returns:
         (N,) bool, True for marked images.
     """
-    count, size, _, channels = images.shape
+    count, size = images.shape[:2]
     marked = make_generator(seed, stream, 0, 1).permutation(count) < round(fraction * count)
     left, top, right, bottom = find_place(kind, size, seed)
     region = images[:, top:bottom, left:right]  # a view

@@ -34,7 +34,7 @@ class Shortcuts(ExplanationCallback):
     shortcut, and ``explain/shortcut/<class>`` says how much further.
 
     After an epoch it looks only if there is time for all images; at the end it takes as many as
-    it can. Images with several classes are not grouped.
+    it can. The network before training is left out. Images with several classes are not grouped.
 
     Args:
         pictures: number of validation images, evenly spread.
@@ -65,7 +65,8 @@ class Shortcuts(ExplanationCallback):
             return
         if self._measured == look.clock:  # the look at the end follows that of the last epoch
             return
-        if not (look.final or look.affords(("grad_cam", *layers), self.count, PASSES)):
+        kind = ("grad_cam", *layers)
+        if not look.final and not (look.clock and look.affords(kind, self.count, PASSES)):
             return  # the look at the end takes as many images as it can
         evidence = collect_evidence(self, look, self.count)
         if evidence is None:
@@ -76,7 +77,8 @@ class Shortcuts(ExplanationCallback):
         images = Stream(look.sample_images(self.count)).take(len(evidence.labels))
         tested = self._cover_places(look, evidence, clusters, images)
         if tested is None:
-            self.report_cut(look, "before a place was covered")
+            if look.final:
+                self.report_cut(look, "before a place was covered")
             return
         if not self.cut:
             self._measured = look.clock

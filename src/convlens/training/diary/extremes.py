@@ -72,12 +72,11 @@ def list_extremes(
         if not diary.several and arrays["lead"][row] > 0:
             named = int(arrays["other"][row])
         reason = {
-            "hardest": f"mean loss {loss[at]:.2f}",
-            "forgotten": f"forgotten {_times(forgotten[at])}",
-            "learned_last": f"first right in epoch {learned[at]}" if learned[at] else "never right",
+            "hardest": f"mean loss {loss[at]:.2f}, ",
+            "forgotten": f"forgotten {_times(forgotten[at])}, ",
+            "learned_last": f"first right in epoch {learned[at]}, " if learned[at] else "",
         }[kind]
-        right, seen = arrays["right"][place][at], arrays["seen"][place][at]
-        reason += f", right in {right} of {seen}"
+        reason += f"right in {arrays['right'][place][at]} of {arrays['seen'][place][at]}"
         found.append(Extreme(row, diary.names[row], label, named, reason))
     return found
 

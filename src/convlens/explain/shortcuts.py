@@ -17,6 +17,7 @@ from convlens.explain.scores import border_energy
 
 K = TypeVar("K")
 HALF, MOST = 0.5, 0.8  # shares of a cluster's evidence: in its place, and in what is covered
+AT_EDGE = 1 / 3  # least fraction of a place's cells that are at the edge
 _BORDER = 0.1  # width of the border region, see ``border_energy``
 
 
@@ -52,7 +53,7 @@ def find_clusters(
         labels: (N,) true classes; -1 where unknown, and then in no cluster.
         predictions: (N,) predicted classes.
         area: maximum area of one place, as a fraction of the image: the fewest cells that hold half
-            of the evidence, at least half of which are at the edge.
+            of the evidence, at least a third of which are at the edge.
     """
     cells, borders = average_cells(maps), border_energy(maps, _BORDER)
     right = (predictions == labels).double()
@@ -72,7 +73,8 @@ def find_clusters(
 
 def _is_one_place(place: Tensor, area: float) -> bool:
     inside = place[1:-1, 1:-1].sum()
-    return float(place.double().mean()) <= area and 2 * int(inside) <= int(place.sum())
+    at_edge = 1 - float(inside) / float(place.sum())
+    return float(place.double().mean()) <= area and at_edge >= AT_EDGE
 
 
 def find_shortcuts(tested: Mapping[K, Covering], *, fall: float, chance: float) -> list[K]:

@@ -42,7 +42,14 @@ ALIKE = 0.999  # correlation below which the maps count as different
 
 def plain_network() -> tuple[torch.nn.Sequential, dict[str, int]]:
     """Return VGG16 with its head as one sequence of plain torch modules, and its layer indices."""
-    spec = compose(["experiment=finetune_vgg16", "model.weights=none", "model.normalisation=unit"])
+    spec = compose(
+        [
+            "experiment=finetune_vgg16",
+            "model.weights=none",
+            "model.normalisation=unit",
+            "model.head.pool=average",
+        ]
+    )
     torch.manual_seed(0)
     model = build_model(spec.model, channels=3, size=SIZE, outputs=2, pretrained=False)
     named = [

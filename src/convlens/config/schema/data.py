@@ -143,6 +143,12 @@ class DataConfig(Slice):
     )
     split: SplitConfig = key("images held out for validation and test")
     augment: AugmentConfig = key("random changes of training images")
+    corrections: Annotated[str | None, NULL | TEXT] = optional(
+        "image files: CSV file of corrected labels, as `review` saves it; null: none"
+    )
+    corrections_of_test: Annotated[bool | None, SWITCH] = optional(
+        "corrections: also apply those of test images"
+    )
     pictures: Annotated[int | None, whole(1)] = optional(
         "shapes: number of images, all splits together"
     )

@@ -18,6 +18,11 @@ from convlens.data.index.labels import SPLITS
 from convlens.data.pixels import lookalikes
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.dataset import Dataset
+from convlens.data.sources.corrections import (
+    apply_corrections,
+    find_corrections,
+    read_corrections,
+)
 from convlens.data.sources.image_files import (
     ImageFiles,
     decode_files,
@@ -40,11 +45,8 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
     Raises:
         UserError: a class or a split has no images left, or no mask can be used.
     """
-    present = image_files.listing.present_splits
-    listing = splits.resolve_splits(
-        image_files.listing, seed=seed, fold=read_fold(spec), **read_split_fractions(spec, present)
-    )
-    image_files = replace(image_files, listing=listing)
+    image_files = _divide(spec, seed, image_files)
+    image_files, corrected = apply_corrections(spec, image_files)
     if spec.on_error == "skip":
         image_files = _exclude_broken(spec, image_files)
     image_files, lines = _exclude_leaks(image_files)
@@ -52,7 +54,7 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
         image_files, more = _exclude_used(spec, image_files, before)
         lines += more
     files = image_files.listing
-    notes = [*_describe_masks(spec, image_files), *image_files.notes, *lines]
+    notes = [*_describe_masks(spec, image_files), *image_files.notes, *corrected, *lines]
     notes += describe_skipped(image_files.skipped)
 
     def load() -> Dataset:
@@ -94,6 +96,31 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
     dataset = load()  # everything is decoded already; loading also shows which masks are left out
     masked = {split: int(dataset.splits[split].masked.sum()) for split in masked}
     return replace(index, load=lambda: dataset, notes=dataset.notes, masked=masked)
+
+
+def correct_pool(spec: DataConfig, seed: int, image_files: ImageFiles) -> ImageFiles:
+    """Return all images of a source with ``data.corrections``, and only the splits of the source.
+
+    Args:
+        spec: the config group ``data``.
+        seed: as for ``index_files``: which images are test images decides what is corrected.
+        image_files: the image files; they may be others than those of the run.
+    """
+    names = read_corrections(spec) if spec.corrections else {}
+    if not names or not any(name in names for name in image_files.listing.files.names()):
+        return image_files
+    own = image_files.listing.splits
+    found = find_corrections(spec, _divide(spec, seed, image_files).listing, strict=False)
+    listing = replace(image_files.listing, labels=found.labels, splits=own)
+    return replace(image_files, listing=listing).select(np.flatnonzero(found.keep))
+
+
+def _divide(spec: DataConfig, seed: int, image_files: ImageFiles) -> ImageFiles:
+    present = image_files.listing.present_splits
+    listing = splits.resolve_splits(
+        image_files.listing, seed=seed, fold=read_fold(spec), **read_split_fractions(spec, present)
+    )
+    return replace(image_files, listing=listing)
 
 
 def _describe_masks(spec: DataConfig, image_files: ImageFiles) -> list[str]:

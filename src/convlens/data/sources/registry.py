@@ -20,7 +20,7 @@ from convlens.data.sources import (
     yolo,
 )
 from convlens.data.sources.archives import FLOWERS, PETS
-from convlens.data.sources.file_index import index_files
+from convlens.data.sources.file_index import correct_pool, index_files
 from convlens.data.sources.image_files import ImageFiles
 from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.pool import Pool, pool_files, pool_store
@@ -104,6 +104,10 @@ def _check(spec: DataConfig) -> None:
             f"data.split.folds={spec.split.folds}: data={spec.name} cannot be divided into folds; "
             f"use image files"
         )
+    if spec.corrections and _get_store(spec):
+        raise UserError(
+            f"data.corrections: images of data={spec.name} are not files; use image files"
+        )
     for key, known in (("cache", ("auto", "device", "disk", "ram")), ("labels", PETS.class_names)):
         value = getattr(spec, key)
         if value is not None and value not in known:
@@ -123,7 +127,7 @@ def build_pool(spec: DataConfig, seed: int) -> Pool:
     _check(spec)
     if _get_store(spec):
         return pool_store(spec, _get_store(spec)(spec, seed))
-    return pool_files(spec, _find_files(spec, for_test=True))
+    return pool_files(spec, correct_pool(spec, seed, _find_files(spec, for_test=True)))
 
 
 def find_pending_download(spec: DataConfig) -> Download | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -10,10 +11,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from convlens.core.command_lines import command_line
 from convlens.core.errors import UserError
 from convlens.core.files import write_atomic
-from convlens.data.index.tables import read_table
 from convlens.draw.jpeg import shrink_jpeg
 from convlens.pages.render import data_uri, render
 from convlens.rundir.read import read_config
@@ -45,10 +44,10 @@ def write_review(home: Path, images: int | str) -> Path:
         )
     if not (home / "split.csv").is_file():
         raise UserError(f"{home}: its images are not files, so their labels cannot be corrected")
-    listed = {row["file"] for _, row in read_table(home / "split.csv", ("file",), "the split")}
+    listed = {row["file"] for row in _read(home / "split.csv", "file")}
     folder = (config.plain.get("data") or {}).get("dir")
     rows, classes = [], set()
-    for number, (_, row) in enumerate(read_table(table, ("file", "class"), "the diary")):
+    for number, row in enumerate(_read(table, "file", "class")):
         if "labelled" in row:
             raise UserError(
                 f"{home}: images with several classes cannot be reviewed; read {DIARY} instead"
@@ -66,8 +65,7 @@ def write_review(home: Path, images: int | str) -> Path:
     text = json.dumps(data, separators=(",", ":"))
     for character in "<>&":  # no name may end the script element, or open a comment in it
         text = text.replace(character, f"\\u{ord(character):04x}")
-    use = command_line("train", **{"data.corrections": "corrections.csv"})
-    page = render("review.html", data=Markup(text), name=home.resolve().name, use=use)
+    page = render("review.html", data=Markup(text), name=home.resolve().name)
     write_atomic(home / FILE, page)
     return home / FILE
 
@@ -87,3 +85,14 @@ def _describe(row: dict[str, str], folder: str | None, listed: set[str]) -> dict
         "file": name, "given": row["class"], "aum": row.get("aum", ""),
         "suspected": row.get("suspected") or row.get("other") or "", "picture": picture,
     }  # fmt: skip
+
+
+def _read(path: Path, *columns: str) -> list[dict[str, str]]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = list(csv.DictReader(file, restval=""))
+    except (OSError, csv.Error) as error:
+        raise UserError(f"cannot read {path} as a table: {error}") from None
+    if rows and not rows[0].keys() >= set(columns):
+        raise UserError(f"{path} needs the columns {', '.join(columns)}: was it modified?")
+    return rows

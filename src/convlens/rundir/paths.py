@@ -13,7 +13,7 @@ OUTPUTS = Path("outputs")
 FOLDERS = ("tensorboard", "trackers", "explanations", "checkpoints", "probes", "diary")
 FILES = (
     "config.yaml", "metrics.csv", "summary.json", "train.log", "split.csv", "pictures.csv",
-    "data.json", "report.html", "diary.csv", "planted.csv",
+    "data.json", "report.html", "diary.csv", "planted.csv", "corrected.csv", "review.html",
 )  # fmt: skip
 
 

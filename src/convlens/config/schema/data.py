@@ -29,6 +29,7 @@ AUGMENT_DETAILS = frozenset({
     "fill", "crop_ratio", "policy_operations", "policy_magnitude", "erasing_area", "erasing_ratio",
     "erasing_grey", "mix_fraction",
 })  # fmt: skip
+SPLIT = one_of("train", "validation", "test")
 # the code that reads images refuses 2 with its own message
 CHANNELS = replace(whole(1, 3), expected="1 or 3")
 
@@ -146,8 +147,8 @@ class DataConfig(Slice):
     corrections: Annotated[str | None, NULL | TEXT] = optional(
         "image files: CSV file of corrected labels, as `review` saves it; null: none"
     )
-    corrections_of_test: Annotated[bool | None, SWITCH] = optional(
-        "corrections: also apply those of test images"
+    corrections_of: Annotated[list[str] | None, each(SPLIT)] = optional(
+        "corrections: splits whose images are corrected, such as [train,validation]"
     )
     pictures: Annotated[int | None, whole(1)] = optional(
         "shapes: number of images, all splits together"

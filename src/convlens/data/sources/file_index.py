@@ -18,11 +18,7 @@ from convlens.data.index.labels import SPLITS
 from convlens.data.pixels import lookalikes
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.dataset import Dataset
-from convlens.data.sources.corrections import (
-    apply_corrections,
-    find_corrections,
-    read_corrections,
-)
+from convlens.data.sources.corrections import apply_corrections
 from convlens.data.sources.image_files import (
     ImageFiles,
     decode_files,
@@ -46,7 +42,7 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
         UserError: a class or a split has no images left, or no mask can be used.
     """
     image_files = _divide(spec, seed, image_files)
-    image_files, corrected = apply_corrections(spec, image_files)
+    image_files, corrected, table = apply_corrections(spec, image_files)
     if spec.on_error == "skip":
         image_files = _exclude_broken(spec, image_files)
     image_files, lines = _exclude_leaks(image_files)
@@ -90,29 +86,12 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
     with_class = {}
     if files.present is not None:
         with_class = {s: files.present[files.splits == s].sum(axis=0) for s in SPLITS}
-    index = Index(files.class_names, counts, load, files, notes, masked, with_class)
+    index = Index(files.class_names, counts, load, files, notes, masked, with_class, table)
     if image_files.decoded is None:
         return index
     dataset = load()  # everything is decoded already; loading also shows which masks are left out
     masked = {split: int(dataset.splits[split].masked.sum()) for split in masked}
     return replace(index, load=lambda: dataset, notes=dataset.notes, masked=masked)
-
-
-def correct_pool(spec: DataConfig, seed: int, image_files: ImageFiles) -> ImageFiles:
-    """Return all images of a source with ``data.corrections``, and only the splits of the source.
-
-    Args:
-        spec: the config group ``data``.
-        seed: as for ``index_files``: which images are test images decides what is corrected.
-        image_files: the image files; they may be others than those of the run.
-    """
-    names = read_corrections(spec) if spec.corrections else {}
-    if not names or not any(name in names for name in image_files.listing.files.names()):
-        return image_files
-    own = image_files.listing.splits
-    found = find_corrections(spec, _divide(spec, seed, image_files).listing, strict=False)
-    listing = replace(image_files.listing, labels=found.labels, splits=own)
-    return replace(image_files, listing=listing).select(np.flatnonzero(found.keep))
 
 
 def _divide(spec: DataConfig, seed: int, image_files: ImageFiles) -> ImageFiles:

@@ -20,7 +20,7 @@ from convlens.data.sources import (
     yolo,
 )
 from convlens.data.sources.archives import FLOWERS, PETS
-from convlens.data.sources.file_index import correct_pool, index_files
+from convlens.data.sources.file_index import index_files
 from convlens.data.sources.image_files import ImageFiles
 from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.pool import Pool, pool_files, pool_store
@@ -118,7 +118,8 @@ def build_pool(spec: DataConfig, seed: int) -> Pool:
     """Return all labelled images of the source; unlike an index, it needs no training images.
 
     Args:
-        spec: the config group ``data``; ``data.split`` is ignored.
+        spec: the config group ``data``; ``data.split`` is ignored, ``data.corrections`` only if
+            ``corrections_of`` does not name the test images.
         seed: as for ``build_index``.
 
     Raises:
@@ -127,7 +128,7 @@ def build_pool(spec: DataConfig, seed: int) -> Pool:
     _check(spec)
     if _get_store(spec):
         return pool_store(spec, _get_store(spec)(spec, seed))
-    return pool_files(spec, correct_pool(spec, seed, _find_files(spec, for_test=True)))
+    return pool_files(spec, _find_files(spec, for_test=True))
 
 
 def find_pending_download(spec: DataConfig) -> Download | None:

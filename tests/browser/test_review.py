@@ -7,7 +7,6 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -147,7 +146,9 @@ def test_three_corrections_by_keyboard_are_saved_and_used(
     del expected[names[2]]
     words = [f"data.dir={folder}", f"data.corrections={file}"]
     assert trained_on(monkeypatch, tmp_path / "second", *words) == expected
-    split = {row["file"]: (row["split"], row["label"]) for row in read(tmp_path / "second/split.csv")}
+    split = {
+        row["file"]: (row["split"], row["label"]) for row in read(tmp_path / "second/split.csv")
+    }
     assert {name: kind for name, (part, kind) in split.items() if part == "train"} == expected
     others = {name: place for name, place in places.items() if place != "train"}
     assert {name: part for name, (part, _) in split.items() if part != "train"} == others
@@ -164,7 +165,9 @@ def test_odd_names_and_a_second_review_on_top_of_the_first(
     home.mkdir()
     for name in ("config.yaml", "split.csv"):
         (home / name).write_bytes((run / name).read_bytes())
-    rest = sorted(read(run / "diary.csv"), key=lambda row: not row["file"].endswith(tuple(ODD.values())))
+    rest = sorted(
+        read(run / "diary.csv"), key=lambda row: not row["file"].endswith(tuple(ODD.values()))
+    )
     lines = [",".join(rest[0]), *(_join(row.values()) for row in rest)]
     content = "\n".join(lines) + "\n"
     (home / "diary.csv").write_text(content, encoding="utf-8", errors="surrogateescape")

@@ -22,15 +22,19 @@ ODD = 'a, "b" <i>é.png'
 CLASSES, COUNT = ("cat", "dog", "owl"), 12
 
 
+def draw(home, classes, names):
+    """Draw class folders of images, each in another colour."""
+    for number, kind in enumerate(classes):
+        (home / kind).mkdir(parents=True)
+        for k, name in enumerate(names):
+            Image.new("RGB", (8, 8), (20 * k, 80 * number, 10)).save(home / kind / name)
+    return home
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     home = tmp_path_factory.mktemp("corrected") / "é pictures"
-    for number, name in enumerate(CLASSES):
-        (home / name).mkdir(parents=True)
-        for k in range(COUNT):
-            file = home / name / (ODD if k == 0 else f"{k}.png")
-            Image.new("RGB", (8, 8), (20 * k, 80 * number, 10)).save(file)
-    return home
+    return draw(home, CLASSES, [ODD, *(f"{k}.png" for k in range(1, COUNT))])
 
 
 def spec_of(folder, *words):
@@ -112,7 +116,9 @@ def test_names_absolute_relative_and_in_either_spelling_of_accents(
         lambda name: f"./{name}",
         lambda name: unicodedata.normalize("NFD", str(folder / name)),
     ]
-    rows = [(spell(train[k]), before[train[k]][1], "leave out") for k, spell in enumerate(spellings)]
+    rows = [
+        (spell(train[k]), before[train[k]][1], "leave out") for k, spell in enumerate(spellings)
+    ]
     rows.append((unicodedata.normalize("NFD", f"owl/{ODD}"), "owl", "cat"))
     of = "data.corrections_of=[train,validation,test]"
     index = build_index(spec_of(folder, write(tmp_path / "c.csv", *rows), of), 0)
@@ -131,10 +137,7 @@ def test_names_absolute_relative_and_in_either_spelling_of_accents(
 def test_names_that_differ_in_spelling_only_are_two_images(tmp_path):
     home = tmp_path / "pictures"
     names = [unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD")]
-    for kind in ("cat", "dog"):
-        (home / kind).mkdir(parents=True)
-        for k, name in enumerate([*names, *(f"{k}.png" for k in range(8))]):
-            Image.new("RGB", (8, 8), (20 * k, 90, 10)).save(home / kind / name)
+    draw(home, ("cat", "dog"), [*names, *(f"{k}.png" for k in range(8))])
     if len(os.listdir(home / "cat")) < 10:
         pytest.skip("this file system takes both spellings for one name")
     of = "data.corrections_of=[train,validation,test]"
@@ -145,10 +148,7 @@ def test_names_that_differ_in_spelling_only_are_two_images(tmp_path):
 
 def test_a_name_that_is_not_utf8(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
-    for kind in ("cat", "dog"):
-        (tmp_path / "pictures" / kind).mkdir(parents=True)
-        for k in range(8):
-            Image.new("RGB", (8, 8), (20 * k, 90, 10)).save(tmp_path / f"pictures/{kind}/{k}.png")
+    draw(tmp_path / "pictures", ("cat", "dog"), [f"{k}.png" for k in range(8)])
     try:
         (tmp_path / "pictures/cat/7.png").rename(tmp_path / f"pictures/cat/{name}")
     except OSError:
@@ -218,10 +218,7 @@ def test_refused_for_images_without_files_or_with_several_classes(folder, tmp_pa
 
 
 def test_refused_if_a_class_is_called_like_leaving_out(tmp_path):
-    for kind in ("cat", "leave out"):
-        (tmp_path / "pictures" / kind).mkdir(parents=True)
-        for k in range(8):
-            Image.new("RGB", (8, 8), (20 * k, 90, 10)).save(tmp_path / f"pictures/{kind}/{k}.png")
+    draw(tmp_path / "pictures", ("cat", "leave out"), [f"{k}.png" for k in range(8)])
     word = write(tmp_path / "c.csv", ("cat/1.png", "cat", "leave out"))
     with pytest.raises(UserError, match="is called so; rename it"):
         build_index(spec_of(tmp_path / "pictures", word), 0)

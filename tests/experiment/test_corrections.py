@@ -114,21 +114,21 @@ def test_resume_needs_neither_the_table_nor_the_place_of_the_images(plain, corre
         assert (home / name).read_bytes() == (whole / name).read_bytes()
 
 
-@pytest.mark.parametrize("others", ["table", "splits", "labels alone"])
-def test_resume_with_other_labels_is_refused(plain, corrected, tmp_path, capsys, others):
+@pytest.mark.parametrize("change", ["table", "splits", "labels alone"])
+def test_resume_with_other_labels_is_refused(plain, corrected, tmp_path, capsys, change):
     """A change of labels is a change of the data, also without the run's split.csv."""
     home = Path(shutil.copytree(corrected, tmp_path / "run"))
-    if others == "splits":
+    if change == "splits":
         text = (home / "config.yaml").read_text()
         assert text.count("corrections_of:\n  - train\n  - test\n") == 1
         text = text.replace("corrections_of:\n  - train\n  - test\n", "corrections_of: [train]\n")
         (home / "config.yaml").write_text(text)
     else:
         # the first image keeps its label, another one gets it
-        others_ = table(plain[0])[1:]
+        others = table(plain[0])[1:]
         name = [n for n, place in labels(plain[0]).items() if place == ("train", "cats")][2]
-        write(home / "corrected.csv", (name, "cats", "dogs"), *others_)
-    if others == "labels alone":
+        write(home / "corrected.csv", (name, "cats", "dogs"), *others)
+    if change == "labels alone":
         (home / "split.csv").unlink()
     capsys.readouterr()
     assert main(["resume", f"run={home}", "training.epochs=2"]) == 2
@@ -151,7 +151,7 @@ def choose(home: Path, *words: str):
     return select_test_images(apply_overrides(config, list(words)), checkpoint)
 
 
-def tested(found, pictures: Path) -> dict[str, str]:
+def read_tested(found, pictures: Path) -> dict[str, str]:
     images = found.data.dataset.splits["test"]
     names = [Path(name).relative_to(pictures).as_posix() for name in images.names]
     return {n: found.data.class_names[k] for n, k in zip(names, images.labels, strict=True)}
@@ -164,7 +164,7 @@ def of_test(places: dict[str, tuple[str, str]]) -> dict[str, str]:
 def test_eval_tests_what_the_run_has_tested(plain, corrected, capsys):
     found = choose(corrected)
     assert found.is_own_split
-    assert tested(found, plain[1]) == of_test(labels(corrected))
+    assert read_tested(found, plain[1]) == of_test(labels(corrected))
     assert "data.corrections: 1 tested images relabelled, 0 left out" in found.lines
     before = json.loads((corrected / "summary.json").read_text())["test"]
     assert main(["eval", f"run={corrected}"]) == 0
@@ -179,11 +179,11 @@ def test_eval_corrects_test_images_only_by_name(plain, tmp_path):
     home, pictures = plain
     own = write(tmp_path / "own.csv", *table(home))
     found = choose(home, f"data.corrections={own}")
-    assert found.is_own_split and tested(found, pictures) == of_test(labels(home))
+    assert found.is_own_split and read_tested(found, pictures) == of_test(labels(home))
     assert any("data.corrections has no effect on a test" in line for line in found.lines)
     found = choose(home, f"data.corrections={own}", "data.corrections_of=[test]")
     assert not found.is_own_split
-    assert tested(found, pictures) == of_test(expect(home, "test"))
+    assert read_tested(found, pictures) == of_test(expect(home, "test"))
     assert "data.corrections: 1 tested images relabelled, 1 left out" in found.lines
 
 
@@ -191,7 +191,7 @@ def test_other_images_of_the_same_names_are_not_corrected(corrected, tmp_path):
     others = draw_folder(tmp_path / "others", {"cats": 16, "dogs": 16}, seed=5)
     found = choose(corrected, f"data.dir={others}")
     assert not found.is_own_split
-    assert tested(found, others) == {
+    assert read_tested(found, others) == {
         f"{kind}/{k}.png": kind for kind in ("cats", "dogs") for k in range(16)
     }
     assert "the run's data.corrections are not about this data, and not applied" in found.lines
@@ -200,7 +200,7 @@ def test_other_images_of_the_same_names_are_not_corrected(corrected, tmp_path):
         choose(corrected, f"data.dir={others}", f"data.corrections={own}")
     write(own, ("cats/3.png", "cats", "dogs"))
     found = choose(corrected, f"data.dir={others}", f"data.corrections={own}")
-    assert tested(found, others)["cats/3.png"] == "dogs"
+    assert read_tested(found, others)["cats/3.png"] == "dogs"
 
 
 def test_overwriting_removes_the_copy_and_the_page_but_not_the_users_table(

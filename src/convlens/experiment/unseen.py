@@ -140,10 +140,10 @@ def _select_rows(
         alike: whether corrections of test images are those of the run.
     """
     digests = images.digests()
-    if alike and images.corrected is not None:  # a copy with another label is another image
-        digests = np.where(images.corrected.left_out, UNREAD, digests)
-    used = record.find_uses(digests)
-    own = record.find_own_test(digests) & (used == "")
+    used, kept = record.find_uses(digests), digests
+    if alike and images.corrected is not None:  # of two copies one may be left out
+        kept = np.where(images.corrected.left_out, UNREAD, digests)
+    own = record.find_own_test(kept) & (used == "")
     if same_data and own.any():
         return _select_own_split(images, record, used, own, reasons)
     selection = _select_other_images(images, used)

@@ -110,6 +110,10 @@ def test_it_looks_well_and_asks_for_nothing(browser: Browser, run, dark):
             page.open(address)
             assert page.run("document.documentElement.scrollWidth") <= width
             assert text(page, "progress").startswith("image 1 of 9 · 0 decided")
+            edges = "(({top, bottom}) => [top, bottom])(all('%s')[0].getBoundingClientRect())"
+            parts = (".stage", "#picture", "#relabel")
+            stage, picture, relabel = (page.run(edges % part) for part in parts)
+            assert stage[0] <= picture[0] < picture[1] <= stage[1] and relabel[1] < height
             page.screenshot(f"review_{width}_{'dark' if dark else 'light'}")
             assert page.errors == [] and page.requests == [address]
 

@@ -18,6 +18,8 @@ from convlens.core.errors import UserError
 from convlens.data.index.tables import format_csv_line
 from convlens.experiment.data import use_own_corrections
 from convlens.experiment.unseen import select_test_images
+from convlens.rundir.claim import ENVIRONMENT, Claim
+from convlens.rundir.lock import Hold
 from convlens.training.survival.checkpoint import read_checkpoint
 from support.same import assert_same, trained
 from support.tiny import TINY, draw_folder
@@ -203,15 +205,14 @@ def test_other_images_of_the_same_names_are_not_corrected(corrected, tmp_path):
     assert read_tested(found, others)["cats/3.png"] == "dogs"
 
 
-def test_overwriting_removes_the_copy_and_the_page_but_not_the_users_table(
-    plain, corrected, tmp_path
-):
-    home = Path(shutil.copytree(corrected, tmp_path / "run"))
-    (home / "review.html").touch()
-    mine = write(home / "corrections.csv", ("cats/1.png", "cats", "dogs"))
-    train(home, plain[1], "training.epochs=1", "overwrite=true", "diary=null")
-    assert mine.exists()
-    assert not [name for name in ("corrected.csv", "review.html") if (home / name).exists()]
+def test_overwriting_removes_the_copy_and_the_page_but_not_the_users_table(tmp_path, monkeypatch):
+    names = ("config.yaml", "corrected.csv", "review.html", "corrections.csv")
+    for name in names:
+        (tmp_path / name).touch()
+    monkeypatch.setenv(ENVIRONMENT, "")  # restored after the test
+    with Hold() as hold:
+        Claim(str(tmp_path), "scratch", True, 1).take(hold)
+    assert [name for name in names if (tmp_path / name).exists()] == ["corrections.csv"]
 
 
 def test_the_key_is_a_path_as_typed(tmp_path):

@@ -108,7 +108,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
         if listing is not None:
             write_split(home / "split.csv", listing)
         if config.data.corrections:
-            write_corrections(home / COPY, run.data.index.corrections)
+            write_corrections(home / COPY, run.data.index.correction_table)
         write_data_facts(home, collect_facts(run.data))
         write_planted(home / "planted.csv", run.data)
     classes = run.data.class_names

@@ -126,7 +126,7 @@ def test_names_absolute_relative_and_in_either_spelling_of_accents(
     expected[f"owl/{ODD}"] = (before[f"owl/{ODD}"][0], "cat")
     assert describe(index) == expected
     # the copy in the run folder has the names of split.csv, so that the data may move
-    write_corrections(tmp_path / "copy.csv", index.corrections)
+    write_corrections(tmp_path / "copy.csv", index.correction_table)
     assert [each.file for each in read_corrections(tmp_path / "copy.csv")] == [
         *train[:4], f"owl/{ODD}"
     ]  # fmt: skip
@@ -157,7 +157,7 @@ def test_a_name_that_is_not_utf8(tmp_path):
     of = "data.corrections_of=[train,validation,test]"
     index = build_index(spec_of(tmp_path / "pictures", word, of), 0)
     assert describe(index)[f"cat/{name}"][1] == "dog"
-    write_corrections(tmp_path / "copy.csv", index.corrections)
+    write_corrections(tmp_path / "copy.csv", index.correction_table)
     assert (tmp_path / "copy.csv").read_bytes() == (tmp_path / "c.csv").read_bytes()
 
 

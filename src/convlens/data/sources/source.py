@@ -37,7 +37,7 @@ class Index:
         masked: split name -> number of images with a mask; empty if the source has no masks.
         with_class: split name -> (K,) number of images that have the class; equal to ``counts`` if
             each image has one.
-        corrections: the rows of ``data.corrections``; empty without.
+        correction_table: the rows of ``data.corrections``; empty without.
     """
 
     class_names: tuple[str, ...]
@@ -47,7 +47,7 @@ class Index:
     notes: list[str] = field(default_factory=list)
     masked: dict[str, int] = field(default_factory=dict)
     with_class: dict[str, np.ndarray] = field(default_factory=dict)
-    corrections: Sequence[Correction] = ()
+    correction_table: Sequence[Correction] = ()
 
     def __post_init__(self) -> None:
         if not self.with_class:

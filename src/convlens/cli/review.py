@@ -23,7 +23,7 @@ def run(words: list[str]) -> int:
     name = given["run"]
     home = find_newest_run("metrics.csv") if name == "last" else Path(name).expanduser()
     with loading_libraries():
-        from convlens.pages.review import write_review
+        from convlens.experiment.review import write_review
 
     with progress_bar("writing the page"):
         file = write_review(home, given["images"])

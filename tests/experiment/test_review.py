@@ -16,7 +16,7 @@ from PIL import Image
 
 from convlens.core.errors import UserError
 from convlens.data.index.tables import format_csv_line
-from convlens.pages.review import write_review
+from convlens.experiment.review import write_review
 
 HEADER = ("file", "class", "aum", "confidence", "other", "suspected")
 

@@ -53,8 +53,8 @@ def write_review(home: Path, images: str) -> Path:
     with convert_run_errors(home):
         rows = [row for _, row in read_table(home / DIARY, ("file", "class"), DIARY, strip=False)]
         if not rows or "labelled" in rows[0]:
-            what = "images with several classes cannot" if rows else "a diary without rows can not"
-            raise UserError(f"{home}: {what} be reviewed; read {DIARY} instead")
+            what = "images with several classes" if rows else "a diary without rows"
+            raise UserError(f"{home}: {what} cannot be reviewed; read {DIARY} instead")
         names = _find_names(home, [row["file"] for row in rows])
         earlier = read_corrections(home / COPY) if (home / COPY).is_file() else []
         start, given = _find_start(home, config), {each.file: each.given for each in earlier}

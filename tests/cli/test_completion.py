@@ -69,7 +69,7 @@ SHELLS = [pytest.param(shell, marks=needs(shell)) for shell in SCRIPTS]
     ("line", "offered"),
     [
         ("tr", ["train"]),
-        ("re", ["resume", "report"]),
+        ("re", ["resume", "report", "review"]),
         ("help lx", []),
         ("completion z", ["zsh"]),
         ("train multi", ["multirun="]),

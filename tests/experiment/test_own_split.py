@@ -141,7 +141,8 @@ def test_a_lone_checkpoint_knows_its_split_and_is_small(run, at, capsys):
         content = torch.load(lone, weights_only=True)
         parts = content["PictureData"]
         assert {split: len(parts[split]) for split in parts} == {
-            "before": 0, **{split: len(found) for split, found in splits_of(home).items()}
+            "before": 0, "labels": 3,
+            **{split: len(found) for split, found in splits_of(home).items()},
         }  # fmt: skip
         assert all(part.untyped_storage().nbytes() == 8 * len(part) for part in parts.values())
     shutil.move(home, at / "gone")

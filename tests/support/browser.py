@@ -158,7 +158,7 @@ class Browser:
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)
         attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
-        page = Page(self, attached["sessionId"])
+        page = Page(self, attached["sessionId"], context)
         self.pages[page.session] = page
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
@@ -178,8 +178,8 @@ class Page:
         requests: requested addresses, including that of the page, without ``data:``.
     """
 
-    def __init__(self, browser: Browser, session: str):
-        self.browser, self.session = browser, session
+    def __init__(self, browser: Browser, session: str, context: str):
+        self.browser, self.session, self.context = browser, session, context
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._loaded = False
@@ -281,6 +281,11 @@ class Page:
         what = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": 8 * shift}
         self.call("Input.dispatchKeyEvent", type="rawKeyDown", **what)
         self.call("Input.dispatchKeyEvent", type="keyUp", **what)
+
+    def keep_downloads(self, folder: Path) -> None:
+        """Save what the page downloads into a folder."""
+        self.browser.call("Browser.setDownloadBehavior", behavior="allow",
+                          browserContextId=self.context, downloadPath=str(folder))  # fmt: skip
 
     def point(self, x: float, y: float, *, click: bool = False) -> None:
         """Move the mouse to a place of the window in CSS pixels, and click there."""

@@ -52,7 +52,8 @@ REPLACEABLE: dict[str, tuple[type[Slice], type[Slice]]] = {
 # taken as typed: paths and patterns may contain characters that mean something in Hydra's grammar
 PATH_KEYS = (
     "run_dir", "data.dir", "data.csv", "data.pattern", "data.masks", "data.annotations",
-    "data.class_names", "model.weights", "logger.mlflow.uri", "logger.trackio.dir",
+    "data.class_names", "data.corrections", "model.weights", "logger.mlflow.uri",
+    "logger.trackio.dir",
 )  # fmt: skip
 OPTIONS = "model.options"  # a table of any arguments of timm's constructors
 

@@ -111,22 +111,25 @@ class PictureData(L.LightningDataModule):
         """Lines about the images to report to the user, each once; the images are decoded."""
         return list(dict.fromkeys([*self.index.notes, *self.dataset.notes]))
 
+    @cached_property
+    def record(self) -> SplitRecord | None:
+        """The split, and digests of the images and labels; None without digests."""
+        return SplitRecord.of(self.dataset, self.before)
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the split, so that a checkpoint records what was trained on."""
-        record = SplitRecord.of(self.dataset, self.before)
-        return {} if record is None else record.state()
+        return {} if self.record is None else self.record.state()
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Check that the images are those of the checkpoint.
 
         Raises:
-            UserError: the images or their division into splits differ.
+            UserError: the images, their labels or their division into splits differ.
         """
         saved = SplitRecord.from_state(state, "the checkpoint")
-        record = SplitRecord.of(self.dataset, self.before)
-        if saved and record and not saved.same_as(record):
+        if saved and self.record and not saved.same_as(self.record):
             raise UserError(
-                "the images or their division into splits differ from those this run was trained "
+                "the images, their labels or their splits differ from those this run was trained "
                 "with: restore them, or start a new run"
             )
 

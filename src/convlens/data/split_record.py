@@ -1,4 +1,4 @@
-"""Which images a run trained on, validated on and tests on, identified by their content.
+"""Which images a run trained on, validated on and tests on, by content, and their labels.
 
 Legend: N images.
 """
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from convlens.core.errors import UserError
-from convlens.data.index.digests import UNREAD
+from convlens.data.index.digests import UNREAD, content_digest
 from convlens.data.index.labels import SPLITS
 from convlens.data.pixels.dataset import Dataset
 
-BEFORE = "before"
+BEFORE, _LABELS = "before", "labels"
 _PARTS = (*SPLITS, BEFORE)
 USED = {
     "train": "trained on",
@@ -28,7 +28,7 @@ USED = {
 
 @dataclass(frozen=True, eq=False)
 class SplitRecord:
-    """The digests of a run's images, eight bytes each; a checkpoint carries this record.
+    """The digests of a run's images and labels; a checkpoint carries this record.
 
     Attributes:
         train: (N,) int64, in the order of the split.
@@ -36,12 +36,14 @@ class SplitRecord:
         test: (N,) int64, in the order of the split.
         before: (N,) int64, what earlier runs whose weights this one started from trained or
             validated on; often empty.
+        labels: (3,) int64, by split, a digest of the labels; None if an earlier version wrote it.
     """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
     before: np.ndarray
+    labels: np.ndarray | None = None
 
     @classmethod
     def of(cls, dataset: Dataset, before: np.ndarray) -> SplitRecord | None:
@@ -49,7 +51,8 @@ class SplitRecord:
         parts = [dataset.splits[name].digests for name in SPLITS if name in dataset.splits]
         if len(parts) < len(SPLITS) or any(digests is None for digests in parts):
             return None
-        return cls(*parts, before)
+        labels = [_digest_labels(dataset, split) for split in SPLITS]
+        return cls(*parts, before, np.array(labels, np.int64))
 
     @classmethod
     def from_state(cls, state: object, where: str) -> SplitRecord | None:
@@ -65,6 +68,8 @@ class SplitRecord:
         if state is None:
             return None
         parts = [state.get(name) for name in _PARTS] if isinstance(state, Mapping) else [None]
+        if isinstance(state, Mapping) and _LABELS in state:  # earlier versions did not record it
+            parts.append(state[_LABELS])
         if not all(
             isinstance(part, Tensor) and part.dtype == torch.int64 and part.dim() == 1
             and part.layout == torch.strided and part.device.type == "cpu"
@@ -75,7 +80,8 @@ class SplitRecord:
 
     def state(self) -> dict[str, Tensor]:
         """Return plain tensors by split."""
-        return {name: torch.from_numpy(np.array(getattr(self, name))) for name in _PARTS}
+        names = _PARTS if self.labels is None else (*_PARTS, _LABELS)
+        return {name: torch.from_numpy(np.array(getattr(self, name))) for name in names}
 
     @property
     def used(self) -> np.ndarray:
@@ -103,5 +109,12 @@ class SplitRecord:
         return is_test
 
     def same_as(self, other: SplitRecord) -> bool:
-        """Return whether both contain the same images in the same splits and order."""
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in SPLITS)
+        """Return whether both contain the same images and labels in the same splits and order."""
+        names = [*SPLITS] if self.labels is None or other.labels is None else [*SPLITS, _LABELS]
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
+
+
+def _digest_labels(dataset: Dataset, split: str) -> int:
+    """Return a digest of the classes, and of the labels of a split in its order."""
+    names = "\0".join(dataset.class_names).encode("utf-8", "surrogatepass")
+    return content_digest(names + np.ascontiguousarray(dataset.splits[split].targets).tobytes())

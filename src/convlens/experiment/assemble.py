@@ -18,7 +18,7 @@ from convlens.config.targets import instantiate
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
 from convlens.data.sources.places import get_cache_dir
-from convlens.experiment.data import build_data, read_used_digests
+from convlens.experiment.data import build_data, read_used_digests, use_own_corrections
 from convlens.experiment.module import build_module, store_config
 from convlens.models.weights import find_pending_download
 from convlens.training import ClassifierModule
@@ -71,7 +71,7 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
         # the training computes, before and after them
         torch.set_num_threads(torch.get_num_threads())
     check_labels(config)
-    data = build_data(config, read_used_digests(config, start))
+    data = build_data(use_own_corrections(config, start), read_used_digests(config, start))
     counts = data.index.counts["train"].tolist()
     weights = compute_class_weights(config.training.class_weights, counts)
     config = replace_values(config, {"training.class_weights": weights})

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from convlens.config.checks import replace_values
 from convlens.config.schema import Config
 from convlens.data.datamodule import PictureData
 from convlens.data.index.files import Files
 from convlens.data.pixels.contents import FileDigests
+from convlens.data.sources.corrections import COPY
 from convlens.data.sources.source import Index
 from convlens.data.split_record import USED, SplitRecord
-from convlens.experiment.inputs import is_exported
+from convlens.experiment.inputs import find_run_folder, is_exported
 from convlens.models.weights_file import load_data
 
 log = logging.getLogger("convlens")
@@ -43,6 +45,21 @@ def build_data(
         index=index,
         before=before,
     )
+
+
+def use_own_corrections(config: Config, checkpoint: Path | None) -> Config:
+    """Return the config with the table of corrections that the run folder of a checkpoint keeps.
+
+    The user's own table may have changed since, moved or be gone.
+
+    Args:
+        config: the config of the run.
+        checkpoint: a checkpoint; None for a new run, which has no table of its own yet.
+    """
+    home = None if checkpoint is None else find_run_folder(checkpoint)
+    if home is None or not config.data.corrections or not (home / COPY).is_file():
+        return config
+    return replace_values(config, {"data.corrections": str(home / COPY)})
 
 
 def read_used_digests(config: Config, start: Path | None) -> np.ndarray:

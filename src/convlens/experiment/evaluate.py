@@ -28,6 +28,7 @@ from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import choose_probes
 from convlens.data.unchanged import PLACES
 from convlens.experiment.assemble import check_labels
+from convlens.experiment.data import use_own_corrections
 from convlens.experiment.devices import adapt_devices, lightning
 from convlens.experiment.inputs import find_run_folder
 from convlens.experiment.networks import restore_module
@@ -141,8 +142,8 @@ def _build_trainer(config: Config, looks: Looks) -> L.Trainer:
 
 
 def _update_places(config: Config, checkpoint: Path) -> Config:
-    """Take the data's paths from config.yaml: they may have changed since the checkpoint."""
-    home = find_run_folder(checkpoint)
+    """Take the data's paths from the run folder: they may have changed since the checkpoint."""
+    config, home = use_own_corrections(config, checkpoint), find_run_folder(checkpoint)
     if home is None or not holds_run(home):
         return config
     places = read_config(home).data_keys(config.data.name)

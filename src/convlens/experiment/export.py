@@ -207,7 +207,8 @@ def _read_images(
     if origin.checkpoint is None:
         raise UserError("export compares the file with the network on images: give images=DIR")
     try:
-        pool = build_pool(origin.config.data, origin.config.seed)
+        spec = origin.config.data.replace(corrections=None)  # labels do not matter here
+        pool = build_pool(spec, origin.config.seed)
         found = pool.load(_spread(len(pool.labels), count)).splits["test"]
     except UserError as error:
         raise UserError(f"{error}; or name other images for the check: images=DIR") from error

@@ -22,6 +22,7 @@ from convlens.data.index.listing import Listing
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import Probes, choose_probes, load_user_probes
+from convlens.data.sources.corrections import COPY, write_corrections
 from convlens.data.sources.planted import find_place
 from convlens.data.unchanged import check_state, collect_digests, write_state
 from convlens.draw.jpeg import encode_jpeg, encode_png
@@ -107,6 +108,8 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
         write_atomic(home / "config.yaml", dump_yaml(config))
         if listing is not None:
             write_split(home / "split.csv", listing)
+        if config.data.corrections:
+            write_corrections(home / COPY, run.data.index.correction_table)
         write_data_facts(home, collect_facts(run.data))
         write_planted(home / "planted.csv", run.data)
         write_planted_shortcuts(home / "planted_shortcuts.csv", run.data, config)

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from convlens.config.checks import replace_values, restore_config
-from convlens.config.schema import Config
+from convlens.config.schema import Config, DataConfig
 from convlens.core.errors import UserError, nearest
 from convlens.data.datamodule import PictureData
+from convlens.data.index.digests import UNREAD
 from convlens.data.index.names import normalise_name
 from convlens.data.pixels.dataset import Dataset, Images
 from convlens.data.pixels.decode import make_recipe
+from convlens.data.sources.corrections import Corrected
 from convlens.data.sources.places import find_data_dir
 from convlens.data.sources.pool import Pool
 from convlens.data.sources.registry import build_pool
@@ -27,7 +29,10 @@ from convlens.experiment.data import build_data, describe_uses
 # keys of `data` that decide how images are read, not which ones
 _READING = ("size", "channels", "resize", "interpolation", "decode")
 # keys that do not identify the data; `dir` is compared as a resolved path
-_NOT_COMPARED = (*_READING, "cache", "split", "augment", "masks", "on_error", "dir")
+_NOT_COMPARED = (
+    *_READING, "cache", "split", "augment", "masks", "on_error", "dir", "corrections",
+    "corrections_of",
+)  # fmt: skip
 _OLD = (
     "the checkpoint was written by an earlier version, which did not record the training images: "
     "some of the tested images may be among them"
@@ -79,12 +84,18 @@ def select_test_images(config: Config, checkpoint: dict) -> UnseenImages:
     spec = config.data
     if same_data:  # the images of `data=shapes` depend on the split
         spec = spec.replace(split=stored.data.split.plain())
+    alike = _find_corrections(stored) == _find_corrections(config)
+    if alike and _find_corrections(config) and not same_data:
+        spec, alike = spec.replace(corrections=None), False
+        lines.append("the run's data.corrections are not about this data, and not applied")
     images = build_pool(spec, config.seed)
     if record is None:
         selection = _select_other_images(images, np.full(len(images.labels), ""))
         lines = [_OLD, *lines]
     else:
-        selection = _select_rows(images, record, same_data, spec.on_error == "skip")
+        selection = _select_rows(images, record, same_data, _list_reasons(stored.data), alike)
+    if images.corrected is not None:
+        _leave_out(selection, images.corrected)
     dataset = _relabel(images.load(selection.rows), images, selection.rows, names)
     lines += [*images.notes, *selection.lines, *dataset.notes]
     counts = np.bincount(dataset.splits["test"].labels, minlength=len(names))
@@ -94,7 +105,7 @@ def select_test_images(config: Config, checkpoint: dict) -> UnseenImages:
             f"{_format_first(absent)}"
         )
     reads_alike = make_recipe(stored.data) == make_recipe(config.data)
-    is_own_split = selection.is_own_split and not dataset.skipped and reads_alike
+    is_own_split = selection.is_own_split and not dataset.skipped and reads_alike and alike
     data = build_data(config, index=Index(dataset.class_names, {"test": counts}, lambda: dataset))
     return UnseenImages(data, is_own_split, images.place, lines, selection.left_out)
 
@@ -116,12 +127,25 @@ class _Selection:
     left_out: Sequence[tuple[str, str]] = ()
 
 
-def _select_rows(images: Pool, record: SplitRecord, same_data: bool, skips: bool) -> _Selection:
+def _select_rows(
+    images: Pool, record: SplitRecord, same_data: bool, reasons: str, alike: bool
+) -> _Selection:
+    """Select rows by what the run has used; see ``_select_own_split`` for ``reasons``.
+
+    Args:
+        images: the data as it is now.
+        record: the run's split.
+        same_data: whether it is the data of the run.
+        reasons: see ``_select_own_split``.
+        alike: whether corrections of test images are those of the run.
+    """
     digests = images.digests()
-    used = record.find_uses(digests)
-    own = record.find_own_test(digests) & (used == "")
+    used, kept = record.find_uses(digests), digests
+    if alike and images.corrected is not None:  # of two copies one may be left out
+        kept = np.where(images.corrected.left_out, UNREAD, digests)
+    own = record.find_own_test(kept) & (used == "")
     if same_data and own.any():
-        return _select_own_split(images, record, used, own, skips)
+        return _select_own_split(images, record, used, own, reasons)
     selection = _select_other_images(images, used)
     if same_data:
         selection.lines.insert(
@@ -135,7 +159,7 @@ def _select_rows(images: Pool, record: SplitRecord, same_data: bool, skips: bool
 
 
 def _select_own_split(
-    images: Pool, record: SplitRecord, used: np.ndarray, own: np.ndarray, skips: bool
+    images: Pool, record: SplitRecord, used: np.ndarray, own: np.ndarray, reasons: str
 ) -> _Selection:
     """Select the run's test split in the run's data.
 
@@ -144,7 +168,7 @@ def _select_own_split(
         record: the run's split.
         used: (N,) str, how the run used each image.
         own: (N,) bool, whether an image belongs to the run's test split.
-        skips: whether the run skipped broken files, which are not in its record.
+        reasons: why else an image may not be in the record, beginning with a comma.
     """
     present, total = int(own.sum()), len(record.test)
     lines = [f"tested: the run's own test split, {present} images of {images.place}"]
@@ -156,12 +180,33 @@ def _select_own_split(
     added = np.flatnonzero((used == "") & ~own)
     if len(added):
         noun = "image" if len(added) == 1 else "images"
-        broken = ", or skipped by it as broken" if skips else ""
         lines.append(
-            f"not tested: {len(added)} {noun} added or changed since the run began{broken}, such "
+            f"not tested: {len(added)} {noun} added or changed since the run began{reasons}, such "
             f"as {images.names[added[0]]}; data.dir=FOLDER tests a folder of new images"
         )
     return _Selection(np.flatnonzero(own), present == total, lines)
+
+
+def _list_reasons(data: DataConfig) -> str:
+    """Return why a run has not used some of its images, beginning with a comma; "" if it has."""
+    broken = ", or skipped by it as broken" if data.on_error == "skip" else ""
+    return f"{broken}, or left out by data.corrections" if data.corrections else broken
+
+
+def _leave_out(selection: _Selection, corrected: Corrected) -> None:
+    """Remove images that ``data.corrections`` leaves out; say what it changes."""
+    rows = selection.rows
+    selection.rows = rows[~corrected.left_out[rows]]
+    if not len(selection.rows):
+        raise UserError("data.corrections leaves out every image to test: keep some")
+    changed, out = corrected.relabelled[selection.rows].sum(), len(rows) - len(selection.rows)
+    selection.lines.append(f"data.corrections: {changed} tested images relabelled, {out} left out")
+    selection.is_own_split &= not out
+
+
+def _find_corrections(config: Config) -> str | None:
+    """Return the table that corrects test images, or None."""
+    return config.data.corrections if "test" in (config.data.corrections_of or ()) else None
 
 
 def _select_other_images(images: Pool, used: np.ndarray) -> _Selection:
@@ -278,6 +323,9 @@ def _describe_unused_keys(stored: Config, config: Config, same_data: bool) -> li
     is_drawn = config.data.name == "shapes"  # its images depend on the seed and on the split
     if config.data.split != stored.data.split and (same_data or not is_drawn):
         lines.append("data.split.* has no effect on a test: a split belongs to the run")
+    is_new = config.data.corrections not in (None, stored.data.corrections)
+    if is_new and not _find_corrections(config):
+        lines.append("data.corrections has no effect on a test: data.corrections_of=[test] does it")
     if config.seed != stored.seed and not is_drawn:
         lines.append("seed has no effect on which images are tested: a split belongs to the run")
     return lines

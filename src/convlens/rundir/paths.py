@@ -14,6 +14,7 @@ FOLDERS = ("tensorboard", "trackers", "explanations", "checkpoints", "probes", "
 FILES = (
     "config.yaml", "metrics.csv", "summary.json", "train.log", "split.csv", "pictures.csv",
     "data.json", "report.html", "diary.csv", "planted.csv", "planted_shortcuts.csv",
+    "corrected.csv", "review.html",
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ AUGMENT_DETAILS = frozenset({
     "fill", "crop_ratio", "policy_operations", "policy_magnitude", "erasing_area", "erasing_ratio",
     "erasing_grey", "mix_fraction",
 })  # fmt: skip
+SPLIT = one_of("train", "validation", "test")
 # the code that reads images refuses 2 with its own message
 CHANNELS = replace(whole(1, 3), expected="1 or 3")
 
@@ -143,6 +144,12 @@ class DataConfig(Slice):
     )
     split: SplitConfig = key("images held out for validation and test")
     augment: AugmentConfig = key("random changes of training images")
+    corrections: Annotated[str | None, NULL | TEXT] = optional(
+        "image files: CSV file of corrected labels, as `review` saves it; null: none"
+    )
+    corrections_of: Annotated[list[str] | None, each(SPLIT)] = optional(
+        "corrections: splits whose images are corrected, such as [train,validation]"
+    )
     pictures: Annotated[int | None, whole(1)] = optional(
         "shapes: number of images, all splits together"
     )

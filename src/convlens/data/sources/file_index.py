@@ -18,6 +18,7 @@ from convlens.data.index.labels import SPLITS
 from convlens.data.pixels import lookalikes
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.dataset import Dataset
+from convlens.data.sources.corrections import apply_corrections
 from convlens.data.sources.image_files import (
     ImageFiles,
     decode_files,
@@ -40,11 +41,8 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
     Raises:
         UserError: a class or a split has no images left, or no mask can be used.
     """
-    present = image_files.listing.present_splits
-    listing = splits.resolve_splits(
-        image_files.listing, seed=seed, fold=read_fold(spec), **read_split_fractions(spec, present)
-    )
-    image_files = replace(image_files, listing=listing)
+    image_files = _divide(spec, seed, image_files)
+    image_files, corrected, table = apply_corrections(spec, image_files)
     if spec.on_error == "skip":
         image_files = _exclude_broken(spec, image_files)
     image_files, lines = _exclude_leaks(image_files)
@@ -52,7 +50,7 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
         image_files, more = _exclude_used(spec, image_files, before)
         lines += more
     files = image_files.listing
-    notes = [*_describe_masks(spec, image_files), *image_files.notes, *lines]
+    notes = [*_describe_masks(spec, image_files), *image_files.notes, *corrected, *lines]
     notes += describe_skipped(image_files.skipped)
 
     def load() -> Dataset:
@@ -88,12 +86,20 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
     with_class = {}
     if files.present is not None:
         with_class = {s: files.present[files.splits == s].sum(axis=0) for s in SPLITS}
-    index = Index(files.class_names, counts, load, files, notes, masked, with_class)
+    index = Index(files.class_names, counts, load, files, notes, masked, with_class, table)
     if image_files.decoded is None:
         return index
     dataset = load()  # everything is decoded already; loading also shows which masks are left out
     masked = {split: int(dataset.splits[split].masked.sum()) for split in masked}
     return replace(index, load=lambda: dataset, notes=dataset.notes, masked=masked)
+
+
+def _divide(spec: DataConfig, seed: int, image_files: ImageFiles) -> ImageFiles:
+    present = image_files.listing.present_splits
+    listing = splits.resolve_splits(
+        image_files.listing, seed=seed, fold=read_fold(spec), **read_split_fractions(spec, present)
+    )
+    return replace(image_files, listing=listing)
 
 
 def _describe_masks(spec: DataConfig, image_files: ImageFiles) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from convlens.data.index.files import Texts
 from convlens.data.index.labels import SPLITS
 from convlens.data.pixels.contents import FileDigests
 from convlens.data.pixels.dataset import Dataset, Images
+from convlens.data.sources.corrections import Corrected, correct
 from convlens.data.sources.image_files import ImageFiles, decode_rows, describe_skipped
 from convlens.data.sources.places import resolve_cache
 from convlens.data.sources.source import Index
@@ -24,12 +25,14 @@ class Pool:
     Attributes:
         place: what messages call the source.
         class_names: K names.
-        labels: (N,) int64, indices into ``class_names``.
+        labels: (N,) int64, indices into ``class_names``, corrected.
         splits: (N,) str, the source's own splits; None if it has none.
         names: N names by which a user finds the images.
         digests: returns (N,) int64 (``convlens.data.index.digests``).
         load: decodes some rows as the test split of a data set.
         notes: lines to report to the user.
+        corrected: which labels are corrected, and which images are to be left out; None without
+            corrections of test images.
     """
 
     place: str
@@ -40,11 +43,23 @@ class Pool:
     digests: Callable[[], np.ndarray]
     load: Callable[[np.ndarray], Dataset]
     notes: Sequence[str] = ()
+    corrected: Corrected | None = None
 
 
 def pool_files(spec: DataConfig, image_files: ImageFiles) -> Pool:
-    """Return the pool of image files."""
-    files = image_files.listing
+    """Return the pool of image files.
+
+    Whichever of them are tested, they are test images: they are corrected if ``corrections_of``
+    names these.
+
+    Raises:
+        UserError: a row of ``data.corrections`` does not fit the images.
+    """
+    files, corrected = image_files.listing, None
+    if spec.corrections and "test" in (spec.corrections_of or ()):
+        corrected = correct(spec, files, np.ones(len(files), bool))
+        files = replace(files, labels=corrected.labels)
+        image_files = replace(image_files, listing=files)
 
     def load(rows: np.ndarray) -> Dataset:
         part = decode_rows(spec, image_files, rows, np.zeros(len(files), np.int64))
@@ -54,7 +69,7 @@ def pool_files(spec: DataConfig, image_files: ImageFiles) -> Pool:
 
     return Pool(
         str(files.directory), files.class_names, files.labels, files.splits, Texts(files.files),
-        FileDigests(files.files, resolve_cache(spec)).get, load, image_files.notes,
+        FileDigests(files.files, resolve_cache(spec)).get, load, image_files.notes, corrected,
     )  # fmt: skip
 
 

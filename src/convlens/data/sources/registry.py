@@ -104,6 +104,10 @@ def _check(spec: DataConfig) -> None:
             f"data.split.folds={spec.split.folds}: data={spec.name} cannot be divided into folds; "
             f"use image files"
         )
+    if spec.corrections and _get_store(spec):
+        raise UserError(
+            f"data.corrections: images of data={spec.name} are not files; use image files"
+        )
     for key, known in (("cache", ("auto", "device", "disk", "ram")), ("labels", PETS.class_names)):
         value = getattr(spec, key)
         if value is not None and value not in known:
@@ -114,7 +118,8 @@ def build_pool(spec: DataConfig, seed: int) -> Pool:
     """Return all labelled images of the source; unlike an index, it needs no training images.
 
     Args:
-        spec: the config group ``data``; ``data.split`` is ignored.
+        spec: the config group ``data``; ``data.split`` is ignored, ``data.corrections`` only if
+            ``corrections_of`` does not name the test images.
         seed: as for ``build_index``.
 
     Raises:

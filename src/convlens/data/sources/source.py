@@ -8,7 +8,7 @@ drawn or packed images return an ``Index``. ``convlens.data.sources.registry`` l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.data.index.listing import Listing
 from convlens.data.pixels.dataset import Dataset
+from convlens.data.sources.corrections import Correction
 
 DEFAULT_SHARE = 0.15  # fraction of the images, for each split that a layout lacks
 
@@ -36,6 +37,7 @@ class Index:
         masked: split name -> number of images with a mask; empty if the source has no masks.
         with_class: split name -> (K,) number of images that have the class; equal to ``counts`` if
             each image has one.
+        correction_table: the rows of ``data.corrections``; empty without.
     """
 
     class_names: tuple[str, ...]
@@ -45,6 +47,7 @@ class Index:
     notes: list[str] = field(default_factory=list)
     masked: dict[str, int] = field(default_factory=dict)
     with_class: dict[str, np.ndarray] = field(default_factory=dict)
+    correction_table: Sequence[Correction] = ()
 
     def __post_init__(self) -> None:
         if not self.with_class:

@@ -1,0 +1,140 @@
+"""Write ``review.html``: go through the suspected labels of a run, and save corrections."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from convlens.config.stored import StoredConfig
+from convlens.core.command_lines import command_line
+from convlens.core.errors import UserError
+from convlens.core.files import write_atomic
+from convlens.data.index.digests import digest
+from convlens.data.index.tables import CSV_COLUMNS, read_table
+from convlens.data.pixels.decode import ImageError, Recipe
+from convlens.data.pixels.load import pillow_settings
+from convlens.data.pixels.photograph import read_photograph
+from convlens.data.sources.corrections import COPY, read_corrections
+from convlens.draw.jpeg import encode_jpeg, encode_png
+from convlens.pages.render import data_uri
+from convlens.pages.review import render_review
+from convlens.rundir.paths import OUTPUTS
+from convlens.rundir.read import convert_run_errors, read_config
+
+FILE, DIARY = "review.html", "diary.csv"
+_SMALL = 160  # longest side in pixels of images that are shown without loss
+
+
+def write_review(home: Path, images: str) -> Path:
+    """Write the page into the run folder, and return its path.
+
+    The page contains the images, and needs nothing else. The browser keeps the answers under a name
+    made of the run folder and its labels. Corrections that the run was trained with are part of
+    what the page saves, unless they are answered otherwise.
+
+    Args:
+        home: the run folder.
+        images: how many images at most, a whole number from 1 on; the most suspicious come first.
+
+    Raises:
+        UserError: there is no run or no diary; its images have several classes, are not files, or
+            are not where they were; ``images`` is something else.
+    """
+    if not (images.isascii() and images.isdigit() and int(images)):
+        raise UserError(f"images={images}: expected a whole number from 1 on")
+    config = read_config(home)
+    if not (home / DIARY).is_file():
+        raise UserError(
+            f"{home} has no {DIARY}: it is written after the first epoch, and not with diary=null"
+        )
+    if not (home / "split.csv").is_file():
+        raise UserError(f"{home}: its images are not files, so their labels cannot be corrected")
+    with convert_run_errors(home):
+        rows = [row for _, row in read_table(home / DIARY, ("file", "class"), DIARY, strip=False)]
+        if not rows or "labelled" in rows[0]:
+            what = "images with several classes" if rows else "a diary without rows"
+            raise UserError(f"{home}: {what} cannot be reviewed; read {DIARY} instead")
+        names = _find_names(home, [row["file"] for row in rows])
+        earlier = read_corrections(home / COPY) if (home / COPY).is_file() else []
+        start, given = _find_start(home, config), {each.file: each.given for each in earlier}
+        chosen = list(zip(rows, names, strict=True))[: int(images)]
+        entries = [_describe(row, name, given.get(name), start) for row, name in chosen]
+    if not any(entry["picture"] for entry in entries):
+        raise UserError(
+            f"{home}: no image can be read, such as {start / rows[0]['file']}: run "
+            f"{command_line('review')} where the run was started, with its images in place"
+        )
+    labels = sorted((name, row["class"]) for row, name in zip(rows, names, strict=True))
+    key = f"convlens-review-{digest(os.path.abspath(home), labels)}"
+    classes = sorted({row["class"] for row in rows})
+    table = [[each.file, each.given, each.wanted] for each in earlier]
+    page = render_review(home.resolve().name, key, entries, classes, table)
+    write_atomic(home / FILE, page)
+    return home / FILE
+
+
+def _find_names(home: Path, files: list[str]) -> list[str]:
+    """Return the names in ``split.csv`` of images by their paths in the diary.
+
+    A path is the data set's folder and the name. That folder is what all rows have in common; it
+    does not matter where the data set is now.
+
+    Raises:
+        UserError: the two tables do not fit.
+    """
+    table = read_table(home / "split.csv", CSV_COLUMNS, "the split file", strip=False)
+    listed = {row["file"] for _, row in table}
+    paths = [Path(file).as_posix() for file in files]
+    outside = {path for path in paths if path in listed and os.path.isabs(path)}
+    folders: set[str] | None = None
+    for path in paths:
+        if path not in outside:
+            cuts = [0, *(k + 1 for k, letter in enumerate(path) if letter == "/")]
+            here = {path[:cut] for cut in cuts if path[cut:] in listed}
+            folders = here if folders is None else folders & here
+    if folders is not None and len(folders) != 1:
+        raise UserError(f"{home}: {DIARY} and split.csv are not of the same images")
+    lead = len(folders.pop()) if folders else 0
+    return [path if path in outside else path[lead:] for path in paths]
+
+
+def _find_start(home: Path, config: StoredConfig) -> Path:
+    """Return the folder that relative paths of a run refer to: that in which it was started.
+
+    It is what stands before a relative ``run_dir`` in the place of the run folder. Otherwise it is
+    not known; then, as in every command, it is the current folder.
+    """
+    place = home.resolve()
+    own = Path(config.plain.get("run_dir") or OUTPUTS / config.experiment / place.name)
+    count = len(own.parts)
+    is_there = not own.is_absolute() and place.parts[-count:] == own.parts
+    return Path(*place.parts[:-count]) if is_there else Path()
+
+
+def _describe(row: dict[str, str], name: str, given: str | None, start: Path) -> dict[str, Any]:
+    """Return what the page shows of an image, and its class in the data set.
+
+    Args:
+        row: of the diary.
+        name: of the image in ``split.csv``.
+        given: its class in the data set, if the run was trained with another one.
+        start: the folder that the path in the diary is relative to.
+    """
+    return {
+        "file": name, "given": row["class"], "original": given or row["class"],
+        "other": row.get("other", ""),
+        "suspected": bool(row.get("suspected")), "aum": row.get("aum", ""),
+        "confidence": row.get("confidence", ""), "picture": _draw(start / row["file"]),
+    }  # fmt: skip
+
+
+def _draw(path: Path) -> str:
+    """Return an image file as a ``data:`` URI; "" if it cannot be read, which the page says."""
+    try:
+        with pillow_settings():
+            picture = read_photograph(path, Recipe(8, 8)).picture
+    except ImageError:
+        return ""
+    small = max(picture.shape) <= _SMALL
+    return data_uri(encode_png(picture) if small else encode_jpeg(picture, photographs=True))

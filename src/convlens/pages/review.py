@@ -1,0 +1,33 @@
+"""``review.html``: a page to go through the suspected labels of a run, and save corrections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from convlens.pages.render import render
+
+
+def render_review(
+    name: str, key: str, entries: Sequence[dict[str, Any]], classes: Sequence[str],
+    earlier: Sequence[Sequence[str]],
+) -> str:  # fmt: skip
+    """Return the page.
+
+    Args:
+        name: of the run.
+        key: under which the browser keeps the answers.
+        entries: by image, the most suspicious first: ``file``, ``given`` (its label in the run),
+            ``original`` (in the data set), ``other`` (the class that the network names),
+            ``suspected``, ``aum``, ``confidence`` and ``picture``, a ``data:`` URI or "".
+        classes: names of all classes.
+        earlier: rows ``file, class, correction`` that the run was trained with.
+    """
+    data = {"key": key, "entries": entries, "classes": classes, "earlier": earlier}
+    text = json.dumps(data, separators=(",", ":"))
+    for character in "<>&":  # no name may end the script element, or open a comment in it
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return render("review.html", data=Markup(text), name=name)

@@ -1,0 +1,181 @@
+"""``review.html``: which images it shows, by which names, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from convlens.core.errors import UserError
+from convlens.data.index.tables import format_csv_line
+from convlens.experiment.review import write_review
+
+HEADER = ("file", "class", "aum", "confidence", "other", "suspected")
+
+
+def draw(file: Path, grey: int = 90) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (24, 24), (grey, 40, 60)).save(file)
+    return file
+
+
+def write(file: Path, *rows: tuple) -> None:
+    text = "".join(map(format_csv_line, rows))
+    file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def make_run(home: Path, names: list[str], files: list[str], classes: list[str], **config) -> Path:
+    """Write the tables of a run, the images in the order of their suspicion."""
+    home.mkdir(parents=True)
+    (home / "config.yaml").write_text(yaml.safe_dump({"experiment": "scratch", **config}))
+    split = [(name, label, "train") for name, label in zip(names, classes, strict=True)]
+    held_out = ("held/out.png", classes[0], "test")
+    write(home / "split.csv", ("file", "label", "split"), *sorted([*split, held_out]))
+    rows = [(f, k, -n, 0.5, "dog", "") for n, (f, k) in enumerate(zip(files, classes, strict=True))]
+    write(home / "diary.csv", HEADER, *(map(str, row) for row in rows))
+    return home
+
+
+def read(page: Path) -> dict:
+    (found,) = re.findall(r"^const DATA = (.*);$", page.read_text(encoding="utf-8"), re.M)
+    return json.loads(found)
+
+
+def pixels(picture: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))))
+
+
+def test_every_name_is_that_of_the_split_file(tmp_path, monkeypatch):
+    """Below a folder whose last part is a class, beside names that contain one another."""
+    pictures, outside = tmp_path / "cat", draw(tmp_path / "elsewhere" / "1.png", 200)
+    names = ["cat/1.png", "1.png", "cat/cat/1.png", str(outside)]
+    for number, name in enumerate(names[:3]):
+        draw(pictures / name, 10 * number)
+    for folder, number in ((pictures, 1), (Path("cat"), 2), (Path("./cat/."), 3)):
+        monkeypatch.chdir(tmp_path)
+        files = [str(folder / name) for name in names]
+        home = make_run(tmp_path / f"run{number}", names, files, ["cat", "cat", "dog", "dog"])
+        data = read(write_review(home, "200"))
+        assert [entry["file"] for entry in data["entries"]] == names
+        assert [pixels(entry["picture"])[0, 0, 0] for entry in data["entries"]] == [0, 10, 20, 200]
+        assert data["classes"] == ["cat", "dog"]
+        few = read(write_review(home, "2"))
+        assert few["entries"] == data["entries"][:2] and few["key"] == data["key"]
+
+
+def test_relative_paths_are_those_of_the_folder_where_the_run_was_started(tmp_path, monkeypatch):
+    draw(tmp_path / "project/pictures/cat/1.png", 70)
+    draw(tmp_path / "other/pictures/cat/1.png", 140)  # the same name where the user is now
+    monkeypatch.chdir(tmp_path / "other")
+    for place, config in (("outputs/scratch/2026", {}), ("runs/a", {"run_dir": "runs/a"})):
+        home = tmp_path / "project" / place
+        make_run(home, ["cat/1.png"], ["pictures/cat/1.png"], ["cat"], **config)
+        (entry,) = read(write_review(home, "5"))["entries"]
+        assert pixels(entry["picture"])[0, 0, 0] == 70 and entry["file"] == "cat/1.png"
+    # of a run with an absolute folder nobody knows: the current folder, as in every command
+    home = tmp_path / "runs" / "b"
+    make_run(home, ["cat/1.png"], ["pictures/cat/1.png"], ["cat"], run_dir=str(home))
+    (entry,) = read(write_review(home, "5"))["entries"]
+    assert pixels(entry["picture"])[0, 0, 0] == 140
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no image can be read, such as pictures/cat/1.png: run"):
+        write_review(home, "5")
+
+
+def test_images_are_upright_in_their_colours_and_missing_ones_are_said(tmp_path):
+    wide = np.zeros((300, 600, 3), np.uint8)
+    wide[:, :300, 1] = 255  # green on the left: at the top when it stands on its side
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(wide).save(tmp_path / "1.jpg", exif=exif, quality=95)
+    Image.fromarray(wide[:64, 268:332]).save(tmp_path / "2.webp", lossless=True)
+    names = ["1.jpg", "2.webp", "3.png"]
+    home = make_run(tmp_path / "run", names, [str(tmp_path / n) for n in names], ["cat"] * 3)
+    entries = read(write_review(home, "9"))["entries"]
+    turned = pixels(entries[0]["picture"]).astype(int)
+    assert turned.shape == (600, 300, 3)
+    assert turned[:280, :, 1].min() > 240 and turned[320:, :, 1].max() < 15
+    assert (pixels(entries[1]["picture"]) == wide[:64, 268:332]).all()
+    assert entries[2]["picture"] == ""
+
+
+def test_names_cannot_leave_the_script(tmp_path):
+    names = ["</script><b>&amp;.png", os.fsdecode(b"caf\xe9.png"), "<!--.png"]
+    files = [str(tmp_path / name) for name in names]
+    for file in files[:1]:
+        Image.new("RGB", (24, 24)).save(tmp_path / "x.png")
+        try:
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            (tmp_path / "x.png").rename(file)
+        except OSError:
+            pytest.skip("this file system does not have such names")
+    home = make_run(tmp_path / "run", names, files, ["</script>", "<!--", "dog"])
+    page = write_review(home, "9")
+    data, text = read(page), page.read_text(encoding="utf-8")
+    assert [entry["file"] for entry in data["entries"]] == names
+    assert [entry["given"] for entry in data["entries"]] == ["</script>", "<!--", "dog"]
+    assert text.count("</script>") == 1 and text.count("<!--") == 0
+
+
+def test_corrections_of_the_run_are_kept(tmp_path):
+    """Its diary has the corrected labels; the table is about those of the data set."""
+    names = ["cat/1.png", "cat/2.png"]
+    for name in names:
+        draw(tmp_path / name)
+    files = [str(tmp_path / name) for name in names]
+    home = make_run(tmp_path / "run", names, files, ["dog", "cat"])
+    table = [("cat/1.png", "cat", "dog"), ("cat/3.png", "cat", "leave out")]
+    write(home / "corrected.csv", ("file", "class", "correction"), *table)
+    # what a user saved into the folder is not what the run was trained with
+    write(home / "corrections.csv", ("file", "class", "correction"), ("cat/2.png", "cat", "dog"))
+    data = read(write_review(home, "9"))
+    assert data["earlier"] == [list(row) for row in table]
+    assert [entry["original"] for entry in data["entries"]] == ["cat", "cat"]
+    assert [entry["given"] for entry in data["entries"]] == ["dog", "cat"]
+
+
+def test_answers_belong_to_the_labels(tmp_path):
+    draw(tmp_path / "1.png")
+    keys = []
+    for number, label in enumerate(["cat", "cat", "dog"]):
+        home = tmp_path / "run"
+        make_run(home, ["1.png"], [str(tmp_path / "1.png")], [label])
+        keys.append(read(write_review(home, "9"))["key"])
+        home.rename(tmp_path / f"away{number}")
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_refusals(tmp_path):
+    draw(tmp_path / "1.png")
+
+    def refuse(home: Path, message: str, images: str = "9") -> None:
+        with pytest.raises(UserError, match=message) as error:
+            write_review(home, images)
+        assert "\n" not in str(error.value) and not (home / "review.html").exists()
+
+    refuse(tmp_path / "none", "there is no run folder")
+    home = make_run(tmp_path / "run", ["1.png"], [str(tmp_path / "1.png")], ["cat"])
+    for images in ("0", "-1", "many", "²", "1.5", ""):
+        refuse(home, "expected a whole number from 1 on", images)
+    good = (home / "diary.csv").read_text()
+    (home / "diary.csv").write_text(good.splitlines()[0] + "\n")
+    refuse(home, "a diary without rows")
+    (home / "diary.csv").write_text("file,class,labelled\n1.png,cat,present\n")
+    refuse(home, "several classes cannot be reviewed")
+    (home / "diary.csv").write_text("file,klass\n1.png,cat\n")
+    refuse(home, "no column 'class'")
+    (home / "diary.csv").write_text(good.replace("1.png", "2.png"))
+    refuse(home, "not of the same images")
+    (home / "diary.csv").unlink()
+    refuse(home, "has no diary.csv")
+    (home / "diary.csv").write_text(good)
+    (home / "split.csv").unlink()
+    refuse(home, "images are not files")

@@ -54,7 +54,8 @@ def looked(home: Path, *others: str) -> None:
     assert not summary["failures"]
     assert set(summary["explaining"]) == {
         "GradCam", "Scores", "Mistakes", "ConfusionMatrix", "DataDiary", "ClassMeans",
-        "LayerChanges", "Shortcuts", "ActivationGrids", "OcclusionMaps", "FilterVisuals", "AugmentationPreview",
+        "LayerChanges", "Shortcuts", "ActivationGrids", "OcclusionMaps", "FilterVisuals",
+        "AugmentationPreview",
         "LearningCurves", "Attribution (integrated_gradients)", *others,
     }  # fmt: skip
     assert list((home / "explanations" / "epoch_001").rglob("*.jpg"))

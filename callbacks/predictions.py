@@ -123,7 +123,8 @@ class PredictionBook:
         Unreadable predictions or labels set ``problem``, and the whole pass is dropped.
 
         Args:
-            outputs: what the module's step returned; ``outputs["logits"]`` are the logits.
+            outputs: what the module's step returned; ``outputs["logits"]`` are the logits, which
+                are divided by ``outputs["temperature"]`` if there is one.
             batch: a dictionary with ``label``, or (images, labels).
             get_logits: gives the logits if the step does not return them.
         """
@@ -144,6 +145,8 @@ class PredictionBook:
             rows = torch.arange(self._count, self._count + len(labels))
         self._count += len(labels)
         logits = logits.detach().float()
+        if isinstance(outputs, dict) and (temperature := outputs.get("temperature", 1.0)) != 1:
+            logits = logits / temperature
         probs = (logits.sigmoid() if self.several else probabilities(logits)).cpu()
         labels, rows = labels.cpu(), rows.cpu()
         confidences, predicted = probs.max(dim=1)

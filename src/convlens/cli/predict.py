@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from convlens.cli.words import RECIPE, Word, Words, extract_words, missing_word, read_count
+from convlens.cli.words import (
+    RECIPE,
+    TEMPERATURE,
+    Word,
+    Words,
+    extract_words,
+    missing_word,
+    read_count,
+    read_switch,
+)
 from convlens.core.errors import UserError
 from convlens.core.loading import loading_libraries
 from convlens.core.progress import progress_bar
@@ -18,6 +27,7 @@ WORDS: Words = {
     ),
     "batch": Word("images per pass through the network", form="COUNT", default="64"),
     "run_dir": Word("the folder to write; default: a new one in outputs/predict/", form="DIR"),
+    "temperature": TEMPERATURE,
     "config_dir": RECIPE["config_dir"],
 }
 NOTES = (
@@ -29,7 +39,7 @@ NOTES = (
 
 def run(words: list[str]) -> int:
     values, overrides = extract_words(words, WORDS)
-    batch = read_count(values, "batch")
+    batch, temperature = read_count(values, "batch"), read_switch(values, "temperature")
     images, ckpt = values["images"], values["ckpt"]
     if images is None:
         raise missing_word("predict", "images", WORDS)
@@ -45,7 +55,7 @@ def run(words: list[str]) -> int:
         from convlens.experiment.predict import TABLE, choose_folder, predict_files
 
     with progress_bar("reading the network"):
-        explainer, network = load_network(ckpt, overrides)
+        explainer, network = load_network(ckpt, overrides, temperature=temperature)
     walk = start_walk(images)
     files = list(find_image_files(walk))
     table = choose_folder(values["run_dir"]) / TABLE

@@ -69,8 +69,9 @@ class Evaluation:
 
 
 def evaluate(
-    file: Path, words: list[str], say: Callable[[str], object], *, mirrors: bool = False
-) -> Evaluation:
+    file: Path, words: list[str], say: Callable[[str], object], *, mirrors: bool = False,
+    temperature: bool = True,
+) -> Evaluation:  # fmt: skip
     """Test a checkpoint; on the test split of its run, the results equal those of the run.
 
     Args:
@@ -79,6 +80,7 @@ def evaluate(
         say: prints a line about the selection of images, before the test.
         mirrors: average the probabilities of each image and its mirror image (test-time
             augmentation); the results have a folder of their own.
+        temperature: whether probabilities are calibrated; without, the folder is another one, too.
 
     Raises:
         UserError: the file is not a convlens checkpoint, an override fits no key, no image is left
@@ -94,7 +96,7 @@ def evaluate(
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     with progress_bar("selecting the test images"):
         tested_on = select_test_images(config, content)
-    name = f"{file.stem}_flip" if mirrors else file.stem
+    name = file.stem + "_flip" * mirrors + "_uncalibrated" * (not temperature)
     home, data = _choose_folder(file, name, tested_on.is_own_split), tested_on.data
     if is_first_process():
         for line in tested_on.lines:
@@ -103,6 +105,8 @@ def evaluate(
         images = data.dataset.splits["test"]
     module = restore_module(content, "the checkpoint", format_targets(config))
     module.mirrors_tests = mirrors
+    if not temperature:
+        module.calibration = None
     book = PredictionBook(keep_probabilities=True, several=module.multi_label)
     looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
     looks.tested = epoch
@@ -120,7 +124,7 @@ def evaluate(
     if is_first_process():
         _write_predictions(home / TABLE, looks.predictions.latest["test"], data, module)
         _write_left_out(home / "left_out.csv", tested_on)
-        _write_results(file, evaluation, mirrors=mirrors)
+        _write_results(file, evaluation, mirrors=mirrors, temperature=temperature)
     return evaluation
 
 
@@ -189,10 +193,10 @@ def _write_left_out(file: Path, tested_on: UnseenImages) -> None:
         file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _write_results(file: Path, evaluation: Evaluation, *, mirrors: bool) -> None:
+def _write_results(file: Path, evaluation: Evaluation, *, mirrors: bool, temperature: bool) -> None:
     """Write results.json.
 
-    Results on the run's own test split, without test-time augmentation, are added to its summary.
+    Results on the run's own test split, as the run itself tests, are added to its summary.
     """
     tested_on, epoch, results = evaluation.tested_on, evaluation.epoch, evaluation.results
     write_results(
@@ -204,5 +208,5 @@ def _write_results(file: Path, evaluation: Evaluation, *, mirrors: bool) -> None
             "test": results, "test_details": evaluation.details,
         },
     )  # fmt: skip
-    if (home := find_run_folder(file)) and tested_on.is_own_split and not mirrors:
+    if (home := find_run_folder(file)) and tested_on.is_own_split and temperature and not mirrors:
         write_evaluation(home, file, epoch, results, seconds_by_name())

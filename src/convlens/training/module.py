@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytorch_lightning as L
 import torch
@@ -24,6 +25,15 @@ from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
 from convlens.models.adapters import add_adapters
 from convlens.training.averaging import KEY, WeightAverage, choose_rule
+from convlens.training.calibration import (
+    KEY as CALIBRATION,
+)
+from convlens.training.calibration import (
+    Calibration,
+    LogitRecord,
+    calibrate,
+    read_calibration,
+)
 from convlens.training.compiling import compile_in_place
 from convlens.training.diary.diary import Diary
 from convlens.training.finetune.groups import list_optimizer_groups
@@ -68,6 +78,7 @@ class ClassifierModule(L.LightningModule):
         average: the average of the weights; None before training.
         mirrors_tests: whether tests average the predictions of an image and its mirror image.
         diary: what every training image did; None if no diary is kept.
+        calibration: of the last validation; None before, and for several classes per image.
         multi_label: whether images may have several classes; labels are then bool (B, K).
         thresholds: (K,), the probability from which each class counts as predicted; None unless
             ``multi_label``. Each validation chooses them anew, and checkpoints keep them.
@@ -122,6 +133,8 @@ class ClassifierModule(L.LightningModule):
         self._loaded_average: dict | None = None
         self.mirrors_tests = False
         self.diary: Diary | None = None
+        self.logit_record = LogitRecord()
+        self.calibration: Calibration | None = None
 
     def _build_metrics(self, *, detailed: bool = True, soft: bool = False) -> Metrics:
         named = self.metric_names if detailed else ()
@@ -277,15 +290,36 @@ class ClassifierModule(L.LightningModule):
                         yield self.average.get(f"{name}.{key}")
 
     def validation_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
-        return {"logits": self._evaluate(self.val_metrics, batch)}
+        logits = self._evaluate(self.val_metrics, batch)
+        if not self.multi_label:
+            self.logit_record.update(logits, batch["label"], batch["row"])
+        return {"logits": logits}
 
     def on_validation_epoch_end(self) -> None:
         self.publish("val", self.val_metrics)
         if self.multi_label:
             self.thresholds.copy_(self.val_metrics.thresholds)
+            return
+        self.calibration = calibrate(*self.logit_record.compute())
+        self.logit_record.reset()
 
-    def test_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
-        return {"logits": self._evaluate(self.test_metrics, batch, mirrors=self.mirrors_tests)}
+    def load_calibration(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the calibration of the checkpoint whose weights the network has.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        self.calibration = read_calibration(checkpoint)
+
+    @property
+    def temperature(self) -> float:
+        """The logits are divided by it to get probabilities; 1.0 without a calibration."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    def test_step(self, batch: dict, batch_idx: int) -> dict[str, Any]:
+        """Return the logits, as they are, and the temperature that predictions divide them by."""
+        logits = self._evaluate(self.test_metrics, batch, mirrors=self.mirrors_tests)
+        return {"logits": logits, "temperature": self.temperature}
 
     def on_test_epoch_end(self) -> None:
         if self.multi_label:
@@ -342,9 +376,12 @@ class ClassifierModule(L.LightningModule):
         checkpoint["convlens_processes"] = self.trainer.world_size
         if self.average is not None:
             self.average.save(checkpoint, "model.")
+        if self.calibration is not None:
+            checkpoint[CALIBRATION] = self.calibration.to_state()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Restore the record; ``convlens.experiment.resume`` checks that the checkpoint fits."""
         rows = checkpoint.get("convlens_record", {})
         self.record = {int(epoch): dict(row) for epoch, row in rows.items()}
         self._loaded_average = checkpoint.get(KEY)
+        self.load_calibration(checkpoint)

@@ -1,0 +1,278 @@
+"""Calibration: do probabilities mean what they say?
+
+A network is calibrated if, of the images to which it gives a class the probability p, the fraction
+p has that class. After every validation, from the logits that it computed, one number is fitted that
+repairs what one number can: the temperature (Guo et al. 2017, arXiv:1706.04599). The predicted class
+never changes.
+
+Legend: N images, K classes, M bins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+KEY = "convlens_calibration"  # of a checkpoint
+BINS = 15
+FEWEST = 100  # validation images from which a temperature is fitted
+PRECISIONS = (0.9, 0.95, 0.99)  # of the table of coverage
+_LOWEST, _HIGHEST = 0.05, 20.0  # temperatures
+
+
+class LogitRecord(Metric):
+    """Keeps logits, true classes and rows of all images of a pass, in all processes."""
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        for name in ("logits", "labels", "rows"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor, rows: Tensor) -> None:
+        """Add logits (B, K) or (B, 1), labels int64 (B,) or bool (B, K), and rows int64 (B,)."""
+        self.logits.append(logits.detach().float())
+        self.labels.append(labels)
+        self.rows.append(rows.to(logits.device))
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Return logits (N, K or 1) and labels on the CPU, in the order of rows, each row once."""
+        parts = (self.logits, self.labels, self.rows)
+        logits, labels, rows = (
+            (torch.cat(part) if isinstance(part, list) else part).cpu() for part in parts
+        )
+        first = torch.from_numpy(np.unique(rows.numpy(), return_index=True)[1])
+        return logits[first], labels[first]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What validation says about the probabilities of a network with one class per image.
+
+    Attributes:
+        temperature: the logits are divided by it; 1.0 if validation does not determine it.
+        ece: expected calibration error, in [0, 1], without the temperature.
+        ece_calibrated: the same with the temperature, on the images to which it was fitted.
+        confidences: (N,) float64, the calibrated probability of the predicted class, descending.
+        correct: (N,) bool, whether that class is the true one.
+        gap: mean confidence without the temperature minus accuracy, in [-1, 1].
+        noise: standard error of ``gap``, if the images are a random sample.
+    """
+
+    temperature: float
+    ece: float
+    ece_calibrated: float
+    confidences: np.ndarray
+    correct: np.ndarray
+    gap: float
+    noise: float
+
+    def to_state(self) -> dict[str, Any]:
+        """Return plain data for a checkpoint."""
+        arrays = {
+            name: torch.from_numpy(getattr(self, name)) for name in ("confidences", "correct")
+        }
+        numbers = ("temperature", "ece", "ece_calibrated", "gap", "noise")
+        return {name: getattr(self, name) for name in numbers} | arrays
+
+    def describe(self) -> dict[str, Any]:
+        """Return the numbers for a summary, with the coverage at some precisions or None."""
+        return {
+            "images": len(self.correct), "temperature": self.temperature, "ece": self.ece,
+            "ece_calibrated": self.ece_calibrated,
+            "coverage": {f"{each:g}": self.find_coverage(each) for each in PRECISIONS},
+        }  # fmt: skip
+
+    def find_threshold(self, precision: float) -> float | None:
+        """Return the lowest confidence from which on predictions have a precision on validation.
+
+        Args:
+            precision: wanted fraction of correct predictions, in (0, 1).
+
+        Returns:
+            A confidence of a validation image; None if no threshold gives the precision with at
+            least ``count_needed(precision)`` images.
+        """
+        count = self._count_answered(precision)
+        return float(self.confidences[count - 1]) if count else None
+
+    def find_coverage(self, precision: float) -> float | None:
+        """Return the fraction of validation images from the threshold on; None without one."""
+        count = self._count_answered(precision)
+        return count / len(self.correct) if count else None
+
+    def _count_answered(self, precision: float) -> int:
+        """Return the largest number of most confident images with the precision, or 0."""
+        if not len(self.correct):
+            return 0
+        coverage, precisions = trace_coverage(self.confidences, self.correct)
+        counts = np.rint(coverage * len(self.correct)).astype(int)
+        enough = (precisions >= precision - 1e-12) & (counts >= count_needed(precision))
+        return int(counts[enough].max(initial=0))
+
+
+def count_needed(precision: float) -> int:
+    """Return how many answered images can support a precision.
+
+    By the rule of three (Hanley and Lippman-Hand 1983), n images without an error show, with 95 %
+    confidence, that errors are rarer than 3 / n: fewer images cannot support the precision.
+
+    >>> count_needed(0.99), count_needed(0.9)
+    (300, 30)
+    """
+    return math.ceil(3 / (1 - precision) - 1e-6)
+
+
+def trace_coverage(confidences: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the fraction answered and its precision for each possible threshold, ascending.
+
+    Args:
+        confidences: (N,) in descending order; equal ones are on the same side of any threshold.
+        correct: (N,) bool.
+
+    >>> correct = np.array([True, True, False])
+    >>> coverage, precision = trace_coverage(np.array([0.9, 0.8, 0.8]), correct)
+    >>> coverage.round(2).tolist(), precision.round(2).tolist()
+    ([0.33, 1.0], [1.0, 0.67])
+    """
+    ends = np.flatnonzero(np.append(np.diff(confidences) != 0, True))
+    return (ends + 1) / len(correct), np.cumsum(correct)[ends] / (ends + 1)
+
+
+def bin_confidences(
+    confidences: np.ndarray, correct: np.ndarray, bins: int = BINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return count, mean confidence and accuracy of M bins of equal width; NaN in empty ones.
+
+    Args:
+        confidences: (N,) in [0, 1].
+        correct: (N,) bool, or the fraction of cases that occur.
+        bins: M.
+    """
+    edges = np.linspace(0, 1, bins + 1)[1:-1]
+    place = np.searchsorted(edges, confidences, side="right")
+    counts = np.bincount(place, minlength=bins)
+    sums = (np.bincount(place, weights=each, minlength=bins) for each in (confidences, correct))
+    with np.errstate(invalid="ignore"):
+        means, fractions = (each / counts for each in sums)
+    return counts, means, fractions
+
+
+def compute_ece(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
+    """Return the expected calibration error: sum over bins of n/N · |accuracy - mean confidence|.
+
+    Naeini et al. 2015; for one class per image it equals torchmetrics' MulticlassCalibrationError.
+
+    Args:
+        confidences: (N,) in [0, 1].
+        correct: (N,) bool.
+        bins: of equal width.
+    """
+    counts, means, fractions = bin_confidences(confidences, correct, bins)
+    full = counts > 0
+    return float((counts[full] * np.abs(means - fractions)[full]).sum() / max(1, len(correct)))
+
+
+def expand_logits(logits: Tensor) -> Tensor:
+    """Return logits (N, K), float64; one logit z becomes the two logits 0 and z."""
+    logits = logits.double()
+    return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float | None:
+    """Return the temperature with the lowest mean negative log-likelihood.
+
+    The likelihood is convex in the inverse temperature, so the zero of its slope, found by Newton's
+    method inside an interval that halves where Newton's step would leave it, is the only minimum.
+
+    Args:
+        logits: (N, K), or (N, 1) for a one-logit network.
+        labels: (N,) true classes.
+
+    Returns:
+        A number between 0.05 and 20; None if there are fewer than ``FEWEST`` images, a logit is not
+        finite, or the minimum is outside (if all images are predicted correctly, there is none).
+    """
+    logits = expand_logits(logits)
+    if len(labels) < FEWEST or not bool(torch.isfinite(logits).all()):
+        return None
+    true = logits.gather(1, labels[:, None].long())[:, 0].mean()
+
+    def slopes(inverse: float) -> tuple[float, float]:
+        shares = (logits * inverse).softmax(1)
+        means = (shares * logits).sum(1, keepdim=True)
+        spread = (shares * (logits - means) ** 2).sum(1).mean()
+        return float(means.mean() - true), float(spread)
+
+    low, high = 1 / _HIGHEST, 1 / _LOWEST
+    if slopes(low)[0] >= 0 or slopes(high)[0] <= 0:
+        return None
+    inverse = 1.0
+    for _ in range(100):
+        slope, curvature = slopes(inverse)
+        low, high = (inverse, high) if slope < 0 else (low, inverse)
+        step = inverse - slope / curvature if curvature > 0 else low
+        following = step if low < step < high else (low + high) / 2
+        if abs(following - inverse) <= 1e-12 * inverse:
+            break
+        inverse = following
+    return 1 / inverse
+
+
+def calibrate(logits: Tensor, labels: Tensor) -> Calibration | None:
+    """Return the calibration of a network from its logits on validation images.
+
+    Args:
+        logits: (N, K), or (N, 1) for a one-logit network.
+        labels: (N,) true classes.
+
+    Returns:
+        None without images, or if a logit is not finite.
+    """
+    if not len(labels) or not bool(torch.isfinite(logits).all()):
+        return None
+    temperature = fit_temperature(logits, labels) or 1.0
+    logits = expand_logits(logits)
+    correct = (logits.argmax(1) == labels).numpy()
+    raw, own = ((logits / each).softmax(1).amax(1).numpy() for each in (1.0, temperature))
+    order = np.argsort(-own, kind="stable")
+    return Calibration(
+        temperature, compute_ece(raw, correct), compute_ece(own, correct), own[order],
+        correct[order], float(raw.mean() - correct.mean()),
+        float((raw - correct).std() / math.sqrt(len(correct))),
+    )  # fmt: skip
+
+
+def read_calibration(checkpoint: Mapping[str, Any]) -> Calibration | None:
+    """Return the calibration that a checkpoint holds; None in one of an earlier version.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    state = checkpoint.get(KEY)
+    if state is None:
+        return None
+    try:
+        arrays = {
+            name: state[name].numpy().astype(kind)
+            for name, kind in (("confidences", np.float64), ("correct", bool))
+        }
+        numbers = {
+            name: float(state[name])
+            for name in ("temperature", "ece", "ece_calibrated", "gap", "noise")
+        }
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"its calibration is damaged: {error}") from error
+    shapes = {each.shape for each in arrays.values()}
+    finite = all(map(math.isfinite, numbers.values())) and numbers["temperature"] > 0
+    if len(shapes) != 1 or arrays["correct"].ndim != 1 or not finite:
+        raise ValueError("its calibration is damaged")
+    return Calibration(**numbers, **arrays)

@@ -1,0 +1,130 @@
+"""Calibration against torchmetrics, SciPy and brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from convlens.training.calibration import (
+    FEWEST,
+    KEY,
+    LogitRecord,
+    calibrate,
+    compute_ece,
+    count_needed,
+    expand_logits,
+    fit_temperature,
+    read_calibration,
+)
+
+
+def make_answers(
+    images: int = 2000, classes: int = 5, scale: float = 3.0, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits that are ``scale`` times too large, with labels drawn from the true ones."""
+    drawn = torch.Generator().manual_seed(seed)
+    true = torch.randn(images, classes, generator=drawn, dtype=torch.float64) * 2
+    shares = true.softmax(1) if classes > 1 else expand_logits(true).softmax(1)
+    labels = torch.multinomial(shares, 1, generator=drawn)[:, 0]
+    return (true * scale).float(), labels
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 3.0])
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_the_temperature_is_that_of_scipy_and_repairs_what_was_wrong(classes: int, scale: float):
+    logits, labels = make_answers(classes=classes, scale=scale)
+    full = expand_logits(logits)
+
+    def loss(temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(full / temperature, labels))
+
+    expected = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-9})
+    fitted = fit_temperature(logits, labels)
+    assert fitted == pytest.approx(expected.x, rel=1e-4)
+    assert loss(fitted) <= expected.fun + 1e-12
+    assert fitted == pytest.approx(scale, rel=0.15)
+
+
+def test_no_temperature_where_validation_does_not_determine_one():
+    logits, labels = make_answers()
+    assert fit_temperature(logits[: FEWEST - 1], labels[: FEWEST - 1]) is None
+    assert fit_temperature(logits, logits.argmax(1)) is None  # no mistake
+    assert fit_temperature(-logits, logits.argmax(1)) is None  # worse than chance
+    logits[3, 1] = torch.nan
+    assert fit_temperature(logits, labels) is None and calibrate(logits, labels) is None
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_the_error_is_that_of_torchmetrics_and_falls(classes: int):
+    logits, labels = make_answers(classes=classes)
+    found, full = calibrate(logits, labels), expand_logits(logits)
+    for temperature, ece in ((1.0, found.ece), (found.temperature, found.ece_calibrated)):
+        shares = (full / temperature).softmax(1)
+        expected = multiclass_calibration_error(shares, labels, full.shape[1], n_bins=15)
+        assert ece == pytest.approx(float(expected), abs=1e-6)
+    assert found.ece_calibrated < 0.5 * found.ece
+
+
+def test_the_predicted_class_never_changes():
+    logits, labels = make_answers()
+    found = calibrate(logits, labels)
+    assert torch.equal((logits / found.temperature).argmax(1), logits.argmax(1))
+    assert found.correct.sum() == (logits.argmax(1) == labels).sum()
+
+
+@pytest.mark.parametrize("precision", [0.6, 0.9, 0.95, 0.99])
+def test_coverage_is_that_of_brute_force(precision: float):
+    logits, labels = make_answers(scale=1.0)
+    logits = logits.round()  # many equal confidences
+    found = calibrate(logits, labels)
+    best = 0
+    for threshold in np.unique(found.confidences):
+        answered = found.confidences >= threshold
+        enough = answered.sum() >= 3 / (1 - precision) - 1e-9
+        if enough and found.correct[answered].mean() >= precision:
+            best = max(best, int(answered.sum()))
+    assert found.find_coverage(precision) == (best / len(labels) if best else None)
+    threshold = found.find_threshold(precision)
+    assert (threshold is None) == (best == 0)
+    if threshold is not None:
+        assert (found.confidences >= threshold).sum() == best
+
+
+def test_too_few_images_cannot_support_a_precision():
+    labels = torch.zeros(299, dtype=torch.long)
+    perfect = torch.tensor([[4.0, 0.0]]).expand(299, 2)
+    assert count_needed(0.99) == 300
+    assert calibrate(perfect, labels).find_threshold(0.99) is None
+    assert calibrate(perfect, labels).find_coverage(0.98) == 1.0
+
+
+def test_a_checkpoint_holds_it_as_plain_data(tmp_path):
+    found = calibrate(*make_answers())
+    torch.save({KEY: found.to_state()}, tmp_path / "x.ckpt")
+    again = read_calibration(torch.load(tmp_path / "x.ckpt", weights_only=True))
+    assert again.temperature == found.temperature and again.describe() == found.describe()
+    assert read_calibration({}) is None
+    for damage in ({}, {**found.to_state(), "temperature": 0.0}, {**found.to_state(), "gap": "x"},
+                   {**found.to_state(), "correct": torch.zeros(2, 2)}, 3):  # fmt: skip
+        with pytest.raises(ValueError, match="calibration"):
+            read_calibration({KEY: damage})
+
+
+def test_each_image_counts_once_whatever_the_order_of_processes():
+    logits, labels = make_answers(images=150)
+    whole, parts = LogitRecord(), LogitRecord()
+    rows = torch.arange(150)
+    whole.update(logits, labels, rows)
+    for part in (rows[1::2], rows[::2], rows[:7]):
+        parts.update(logits[part], labels[part], part)
+    for one, other in zip(whole.compute(), parts.compute(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_error_of_a_hand_made_example():
+    assert compute_ece(np.array([0.95, 0.95, 0.55, 0.55]), np.array([1, 1, 1, 0], bool)) == (
+        pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
+    )

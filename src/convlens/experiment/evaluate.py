@@ -106,7 +106,7 @@ def evaluate(
     module = restore_module(content, "the checkpoint", format_targets(config))
     module.mirrors_tests = mirrors
     if not temperature:
-        module.calibration = None
+        module.calibrator.calibration = None
     book = PredictionBook(keep_probabilities=True, several=module.multi_label)
     looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
     looks.tested = epoch

@@ -64,7 +64,7 @@ def load(
     thresholds = None if module.thresholds is None else module.thresholds.tolist()
     return Explainer(
         network, module.class_names, recipe, seed=module.seed, outputs="logits",
-        thresholds=thresholds, calibration=module.calibration if temperature else None,
+        thresholds=thresholds, calibration=module.calibrator.calibration if temperature else None,
     )  # fmt: skip
 
 
@@ -169,7 +169,7 @@ def restore_module(
     with convert_build_errors(where):
         module = build_module(config, parts["class_names"], pretrained=False)
         module.load_state_dict(checkpoint["state_dict"])
-        module.load_calibration(checkpoint)
+        module.calibrator.load(checkpoint)
     return module
 
 

@@ -56,9 +56,21 @@ def describe_test(book: PredictionBook, module: ClassifierModule) -> Details:
     shares, names = predictions.probabilities, module.class_names
     with progress_bar("computing confidence intervals"):
         if predictions.present is None or module.thresholds is None:
-            return describe_answers(shares, predictions.labels, names)
+            details = describe_answers(shares, predictions.labels, names)
+            return details | _describe_calibration(module)
         thresholds = module.thresholds.cpu().numpy()
         return describe_several(shares, predictions.present, thresholds, names)
+
+
+def _describe_calibration(module: ClassifierModule) -> Details:
+    """Return the calibration by validation, and its error on the test images; empty without."""
+    if module.calibrator.calibration is None or module.calibrator.test_ece is None:
+        return {}
+    before, after = module.calibrator.test_ece
+    return {
+        "calibration": module.calibrator.calibration.describe()
+        | {"test_ece": before, "test_ece_calibrated": after}
+    }
 
 
 def summarise(

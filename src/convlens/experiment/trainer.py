@@ -208,7 +208,7 @@ def run_test(trainer: L.Trainer, run: Run, checkpoint: str | None) -> dict[str, 
     if checkpoint:
         content = read_checkpoint(checkpoint)
         run.module.load_state_dict(content["state_dict"])
-        run.module.load_calibration(content)
+        run.module.calibrator.load(content)
     # on a terminal Lightning shows a bar of its own
     with progress_bar("testing", visible=not sys.stdout.isatty()):
         trainer.test(run.module, datamodule=run.data, verbose=False)

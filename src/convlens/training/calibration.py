@@ -1,9 +1,9 @@
 """Calibration: do probabilities mean what they say?
 
 A network is calibrated if, of the images to which it gives a class the probability p, the fraction
-p has that class. After every validation, from the logits that it computed, one number is fitted that
-repairs what one number can: the temperature (Guo et al. 2017, arXiv:1706.04599). The predicted class
-never changes.
+p has that class. After every validation, from the logits that it computed, one number is fitted
+that repairs what one number can: the temperature (Guo et al. 2017, arXiv:1706.04599). The predicted
+class never changes.
 
 Legend: N images, K classes, M bins.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 KEY = "convlens_calibration"  # of a checkpoint
@@ -251,6 +251,28 @@ def calibrate(logits: Tensor, labels: Tensor) -> Calibration | None:
     )  # fmt: skip
 
 
+def measure_ece(logits: Tensor, labels: Tensor, temperature: float) -> tuple[float, float] | None:
+    """Return the calibration error of logits without and with a temperature, in [0, 1].
+
+    Args:
+        logits: (N, K), or (N, 1) for a one-logit network.
+        labels: (N,) true classes.
+        temperature: above 0.
+
+    Returns:
+        None without images, or if a logit is not finite.
+    """
+    if not len(labels) or not bool(torch.isfinite(logits).all()):
+        return None
+    logits = expand_logits(logits)
+    correct = (logits.argmax(1) == labels).numpy()
+    before, after = (
+        compute_ece((logits / each).softmax(1).amax(1).numpy(), correct)
+        for each in (1.0, temperature)
+    )
+    return before, after
+
+
 def read_calibration(checkpoint: Mapping[str, Any]) -> Calibration | None:
     """Return the calibration that a checkpoint holds; None in one of an earlier version.
 
@@ -276,3 +298,59 @@ def read_calibration(checkpoint: Mapping[str, Any]) -> Calibration | None:
     if len(shapes) != 1 or arrays["correct"].ndim != 1 or not finite:
         raise ValueError("its calibration is damaged")
     return Calibration(**numbers, **arrays)
+
+
+class Calibrator(nn.Module):
+    """Calibrates a network after every validation, and keeps the result in its checkpoints.
+
+    Args:
+        active: False, for several classes per image, keeps the temperature 1.0.
+
+    Attributes:
+        calibration: of the last validation, or of the checkpoint; None if there is none.
+        test_ece: calibration error of the last test, without and with the temperature, or None.
+    """
+
+    def __init__(self, active: bool):
+        super().__init__()
+        self.record = LogitRecord() if active else None
+        self.calibration: Calibration | None = None
+        self.test_ece: tuple[float, float] | None = None
+
+    @property
+    def temperature(self) -> float:
+        """The logits are divided by it to get probabilities; 1.0 without a calibration."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    def take(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Record a batch of a pass, with ``label`` and ``row``; return its logits."""
+        if self.record is not None:
+            self.record.update(logits, batch["label"], batch["row"])
+        return logits
+
+    def end_validation(self) -> dict[str, float]:
+        """Calibrate by the recorded pass; return ``val/ece``, the error without temperature."""
+        if self.record is None:
+            return {}
+        self.calibration = calibrate(*self.record.compute())
+        self.record.reset()
+        return {} if self.calibration is None else {"val/ece": self.calibration.ece}
+
+    def end_test(self) -> None:
+        """Measure the calibration error of the recorded pass."""
+        if self.record is not None:
+            self.test_ece = measure_ece(*self.record.compute(), self.temperature)
+            self.record.reset()
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Put the calibration into a checkpoint."""
+        if self.calibration is not None:
+            checkpoint[KEY] = self.calibration.to_state()
+
+    def load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the calibration of the checkpoint whose weights the network has.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        self.calibration = read_calibration(checkpoint)

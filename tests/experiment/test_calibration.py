@@ -21,7 +21,12 @@ from support.tiny import TINY
 def run(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("calibrated") / "run"
     words = [word for word in TINY if not word.startswith("data.pictures")]
-    words += ["data.pictures=750", "training.epochs=2", "callbacks=none", "training.batch_size=50"]
+    words += [
+        "data.pictures=1500",
+        "training.epochs=2",
+        "callbacks=none",
+        "training.batch_size=100",
+    ]
     assert main(["train", f"run_dir={home}", *words]) == 0
     return home
 

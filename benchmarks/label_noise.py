@@ -12,7 +12,11 @@ planted:
 - AUROC of the mean margin (scikit-learn), and the share of wrong labels among the k lowest, k being
   the number planted;
 - suspects, what chance gives, and how many suspects are wrong;
-- seconds of the diary, per step and at the end of epochs, as a fraction of the epochs they are in.
+- seconds of the diary, per step and at the end of epochs, as a fraction of the epochs they are in;
+- with ``--cleanlab``, for a run on stored features: quality and seconds of cleanlab's own recipe on
+  the same features and labels (``CleanLearning``: probabilities of a logistic regression,
+  cross-validated five-fold, and confident learning, Northcutt et al. 2021, arXiv:1911.00068).
+  It is in the extra ``proofs``.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from convlens.training import ClassifierModule
 from convlens.training.diary.diary import Diary
 from convlens.training.diary.keeper import DiaryKeeper
 from convlens.training.diary.suspects import find_suspects
+from convlens.training.finetune import phases
 
 SPLITS = ("train", "validation", "test")
 
@@ -102,6 +107,61 @@ class Epochs:
         DiaryKeeper.on_train_epoch_end = end
 
 
+class Stored:
+    """Keeps the training images' stored features, and the diary, of the run that follows.
+
+    Attributes:
+        features: (N, …); None if the run stored none.
+        diary: with the labels that were given and the names of the images.
+    """
+
+    def __init__(self):
+        self.features: np.ndarray | None = None
+        self.diary: Diary | None = None
+        compute, setup = phases.compute_features, DiaryKeeper.setup
+
+        def keep_features(*args, **options):
+            found = compute(*args, **options)
+            if " train " in options["title"]:
+                self.features = found.array
+            return found
+
+        def keep_diary(keeper, trainer, module, stage):
+            setup(keeper, trainer, module, stage)
+            if stage == "fit":
+                self.diary = module.diary
+
+        phases.compute_features, DiaryKeeper.setup = keep_features, keep_diary
+
+
+def judge(features: np.ndarray, labels: np.ndarray, wrong: np.ndarray, seed: int) -> dict:
+    """Return how well, and how fast, cleanlab's own recipe finds wrong labels.
+
+    Args:
+        features: (N, …) stored features.
+        labels: (N,) the given classes.
+        wrong: (N,) bool, which of them are wrong.
+        seed: of the folds.
+    """
+    from cleanlab.classification import CleanLearning
+    from sklearn.linear_model import LogisticRegression
+
+    began = time.perf_counter()
+    learner = CleanLearning(LogisticRegression(max_iter=1000), cv_n_folds=5, seed=seed)
+    issues = learner.find_label_issues(features.reshape(len(features), -1), labels)
+    seconds = time.perf_counter() - began
+    quality, flagged = issues["label_quality"].to_numpy(), issues["is_label_issue"].to_numpy()
+    lowest = np.argsort(quality, kind="stable")[: wrong.sum()]
+    found = {
+        "cleanlab_seconds": round(seconds, 1), "cleanlab_suspects": int(flagged.sum()),
+        "cleanlab_wrong_suspects": int(wrong[flagged].sum()),
+    }  # fmt: skip
+    if wrong.any():
+        found["cleanlab_auroc"] = round(float(roc_auc_score(wrong, -quality)), 4)
+        found["cleanlab_precision"] = round(float(wrong[lowest].mean()), 4)
+    return found
+
+
 def compare(home: Path, wrong: set[str]) -> dict:
     """Compare ``diary.csv`` with the files whose labels were made wrong."""
     with open(home / "diary.csv", encoding="utf-8", newline="") as table:
@@ -120,8 +180,11 @@ def compare(home: Path, wrong: set[str]) -> dict:
     return found
 
 
-def measure(source: str, share: float, seed: int, words: list[str]) -> dict:
-    """Train one run and return what its diary found, and cost."""
+def measure(
+    source: str, share: float, seed: int, words: list[str], *, cleanlab: bool = False
+) -> dict:
+    """Train one run and return what its diary found, and cost; with ``cleanlab``, its rival too."""
+    stored = Stored() if cleanlab else None
     steps, ends = Clock(Diary, "take"), Clock(DiaryKeeper, "on_train_epoch_end")
     epochs = Epochs()
     with tempfile.TemporaryDirectory() as scratch:
@@ -141,6 +204,13 @@ def measure(source: str, share: float, seed: int, words: list[str]) -> dict:
         else:
             wrong = {str(folder / name) for name in names} | names
         found = compare(home, wrong)
+    if stored is not None:
+        if stored.features is None or stored.diary is None:
+            raise SystemExit(
+                "--cleanlab needs stored features, such as those of exp=features_vgg16"
+            )
+        truth = np.array([name in wrong for name in stored.diary.names])
+        found |= judge(stored.features, stored.diary.labels, truth, seed)
     cost = (steps.seconds + ends.seconds) / epochs.seconds
     return found | {
         "epoch_seconds": round(epochs.seconds, 2), "step_seconds": round(steps.seconds, 4),
@@ -153,8 +223,9 @@ if __name__ == "__main__":
     asked.add_argument("source", help="shapes, or a folder with train, validation and test")
     asked.add_argument("--share", type=float, default=0.1)
     asked.add_argument("--seed", type=int, default=0)
+    asked.add_argument("--cleanlab", action="store_true", help="also cleanlab's own recipe")
     chosen, more = asked.parse_known_args()
-    figures = measure(chosen.source, chosen.share, chosen.seed, more)
+    figures = measure(chosen.source, chosen.share, chosen.seed, more, cleanlab=chosen.cleanlab)
     name = Path(chosen.source).name
     print(f"{name}, share {chosen.share:g}, seed {chosen.seed}:")
     for key, value in figures.items():

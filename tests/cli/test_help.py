@@ -69,7 +69,7 @@ def test_the_defaults_are_those_of_the_words_typed(command, capsys):
     text = printed([command, "exp=finetune_vgg16", "data.size=97", "--help"], capsys)
     flat = " ".join(text.split())
     assert "data.size=97 height and width of the images, pixels (a whole number from" in flat
-    assert "model.name=vgg16 " in flat and "finetune.phases.1.epochs=15 " in flat
+    assert "model.name=vgg16 " in flat and "finetune.phases.1.epochs=3 " in flat
     assert "model=inception_v3 | scratch | scratch_vit | timm | vgg16" in flat
     assert "exp=finetune_vgg16" in flat and "--cfg job" in flat
 

@@ -49,7 +49,7 @@ def test_without_the_data_all_else_is_printed(timed, at, capsys):
     assert "would first download data=pets" in printed and not (at / "nowhere").exists()
     table = rows(printed)
     assert table["1"][:2] == ["1–12", "head"] and table["1"][-1] == "after block5"
-    assert table["2"][:2] == ["13–27", "head"] and table["2"][-1] == "no"
+    assert table["2"][:2] == ["13–15", "head"] and table["2"][-1] == "no"
     assert table["estimated cost, phase 1"] == ["12 epochs on stored features"]
     assert table["estimated cost, phase 2"] == ["2000 ms per step"]
     assert "grad_cam/<probe>" in table

@@ -191,8 +191,8 @@ def test_the_documents_vgg16_recipes_do_not_follow_todays_head():
 
 
 def test_entries_of_lists_can_be_set():
-    phases = compose(["exp=finetune_vgg16", "finetune.phases.1.epochs=3"]).finetune.phases
-    assert (phases[0].epochs, phases[1].epochs) == (12, 3)
+    phases = compose(["exp=finetune_vgg16", "finetune.phases.1.epochs=4"]).finetune.phases
+    assert (phases[0].epochs, phases[1].epochs) == (12, 4)
     with pytest.raises(UserError, match=r"finetune\.phases\.1\.epochs"):
         compose(["exp=finetune_vgg16", "finetune.phases.1.epoch=3"])
     with pytest.raises(UserError, match="expected a whole number"):

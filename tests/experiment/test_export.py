@@ -293,12 +293,12 @@ def test_what_cannot_be_exported_is_said_in_a_line(best, words, said, tmp_path, 
 def test_heads_that_timm_does_not_have_are_refused(of_timm, tmp_path):
     from convlens.config.compose import compose
     from convlens.experiment.module import build_module
-    from convlens.export.other_files import build_timm_network
+    from convlens.export.timm_folder import build_timm_network
 
     cases = {
         "model.head.hidden=[8]": "one dense layer",
-        "model.head.pool=flatten": "averages the feature map",
-        "model.name=mobilenetv3_small_050": "other layers after the feature map",
+        "model.head.pool=flatten": "averages its maps, this head has model.head.pool=flatten",
+        "model.name=mobilenetv3_small_050": "other layers after its features",
         "training.loss=binary": "one logit for two classes",
     }
     for word, said in cases.items():
@@ -307,7 +307,64 @@ def test_heads_that_timm_does_not_have_are_refused(of_timm, tmp_path):
         config = compose(words)
         module = build_module(config, ["a", "b"], pretrained=False)
         with pytest.raises(UserError, match=said):
-            build_timm_network(module.model.eval(), config.model.name)
+            build_timm_network(module.model.eval(), config.model, 32)
+
+
+VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("vit_tiny_patch16_224", VIT, []),
+        ("vit_tiny_patch16_224", VIT, ["model.head.tokens=mean"]),
+        ("deit_tiny_distilled_patch16_224", VIT, []),  # two dense layers, averaged
+        ("beit_base_patch16_224", VIT, []),  # a norm in the classifier
+        ("vit_base_patch16_siglip_224", VIT, []),  # a pooling with weights
+        ("swin_tiny_patch4_window7_224",
+         {"patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": [1, 1],
+          "num_heads": [1, 2]}, []),
+    ],
+)  # fmt: skip
+def test_transformers_are_those_of_timm(name, options, words, tmp_path):
+    """timm builds them from the name, the options and the weights, and answers alike."""
+    import timm
+
+    from convlens.config.compose import compose
+    from convlens.export.timm_folder import build_timm_network
+    from convlens.models import build_model
+
+    spec = compose(["model=timm", "model.weights=none", f"model.name={name}", *words]).model
+    spec = spec.replace(options=options)
+    ours = build_model(spec, channels=3, size=32, outputs=3, pretrained=False).eval()
+    ours.requires_grad_(False)
+    found, known = build_timm_network(ours, spec, 32)
+    theirs = timm.create_model(name, pretrained=False, num_classes=3, **known).eval()
+    theirs.load_state_dict(found.state_dict())
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    expected = ours(images)
+    assert expected.std() > 0
+    torch.testing.assert_close(theirs(ours.normalise(images)), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("vit_tiny_patch16_224", ["model.head.tokens=both"], "model.head.tokens=both"),
+        ("beit_base_patch16_224", ["model.head.norm=false"], "model.head.norm=false"),
+    ],
+)
+def test_heads_of_transformers_that_timm_does_not_have_are_refused(name, words, said):
+    from convlens.config.compose import compose
+    from convlens.export.timm_folder import build_timm_network
+    from convlens.models import build_model
+
+    spec = compose(["model=timm", "model.weights=none", f"model.name={name}", *words]).model
+    spec = spec.replace(options=VIT)
+    ours = build_model(spec, channels=3, size=32, outputs=3, pretrained=False).eval()
+    with pytest.raises(UserError, match=said) as refused:
+        build_timm_network(ours.requires_grad_(False), spec, 32)
+    assert len(str(refused.value)) <= 160 and "try format=onnx" in str(refused.value)
 
 
 def test_a_gradient_that_torch_cannot_export_is_refused(tmp_path, capsys):

@@ -16,7 +16,7 @@ from convlens.experiment.module import build_module
 from convlens.experiment.networks import load
 from convlens.explain import choose_layers, grad_cam, legrad
 from convlens.explain.scores import pointing_game
-from convlens.export.other_files import build_timm_network
+from convlens.export.timm_folder import build_timm_network
 
 
 def test_the_network_is_timms_on_the_map_of_the_stem():
@@ -52,9 +52,10 @@ def test_other_sizes_and_options_are_those_of_timm():
 
 
 def test_a_network_that_timm_has_in_this_process_only_is_not_exported_for_it():
-    network = build_module(compose(["exp=scratch_vit"]), list("abcde")).model
+    config = compose(["exp=scratch_vit"])
+    network = build_module(config, list("abcde")).model
     with pytest.raises(UserError, match="the stem_vit network of this run is not a timm network"):
-        build_timm_network(network, "stem_vit")
+        build_timm_network(network, config.model, 64)
 
 
 @pytest.mark.slow

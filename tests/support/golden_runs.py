@@ -43,6 +43,7 @@ RUNS = {
     "default": [*SHAPES, "data.pictures=320", "training.epochs=3", "training.batch_size=16"],
     "features_vgg16": [
         "exp=finetune_vgg16", *SHAPES, "model.weights=none", "model.head.hidden=[16]",
+        "training.ema=null",
         "data.pictures=60", "data.size=48", "training.batch_size=8", "training.eval_batch_size=8",
         "callbacks.activation_grids.limit=4",
         "finetune.phases=[{epochs: 2, train: [head], lr: {head: 1e-3}, augment: false},"

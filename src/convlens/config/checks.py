@@ -23,6 +23,15 @@ _LARGEST = 2**64  # largest whole number in a file; much larger ones fit into no
 GROUPS = tuple(name for name in Config.model_fields if name not in (
     "seed", "precision", "run_dir", "cache_features", "scores", "metrics", "overwrite", "experiment"
 ))  # fmt: skip
+# by the type of the default: the types that a value may have, and their description
+KINDS = {
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    float: (int | float, "a number"),
+    list: (list, "a list, [a, b]"),
+    dict: (dict, "a table with the keys "),
+    str: (str | int | float | list, "one value"),
+}
 
 
 def check_config(plain: dict) -> Config:
@@ -35,6 +44,27 @@ def check_config(plain: dict) -> Config:
         return Config.model_validate(plain)
     except ValidationError as error:
         raise UserError(_format_error(error.errors(include_url=False)[0])) from None
+
+
+def check_kind(key: str, default: Any, value: Any, text: str) -> None:
+    """Check that a value has the same kind as the default.
+
+    If the default is null, any value passes. If the key accepts several kinds, its rule decides.
+
+    Raises:
+        UserError: the value has another kind.
+    """
+    if default is None or value is None:
+        return
+    rule, kind = find_rule(key), type(default)
+    if rule is not None and rule.has_several_kinds:
+        fits, expected = rule.fits(value), rule.expected
+    else:
+        kinds, expected = KINDS[kind]
+        expected += ", ".join(default) if kind is dict else ""
+        fits = isinstance(value, kinds) and not (isinstance(value, bool) and kind in (int, float))
+    if not fits:
+        raise UserError(f"{key}={text}: expected {expected} (the default is {default})")
 
 
 def get_value(plain: Any, key: str) -> Any:

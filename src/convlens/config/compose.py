@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from convlens.config.checks import check_config, find_rule, get_value, set_value
+from convlens.config.checks import check_config, check_kind, get_value, set_value
 from convlens.config.folder import list_groups, search_path, take_folder
 from convlens.config.habits import advice, prefix_advice
 from convlens.config.schema import (
@@ -55,15 +55,6 @@ PATH_KEYS = (
     "data.class_names", "model.weights", "logger.mlflow.uri", "logger.trackio.dir",
 )  # fmt: skip
 OPTIONS = "model.options"  # a table of any arguments of timm's constructors
-# by the type of the default: the types that a value may have, and their description
-KINDS = {
-    bool: (bool, "true or false"),
-    int: (int, "a whole number"),
-    float: (int | float, "a number"),
-    list: (list, "a list, [a, b]"),
-    dict: (dict, "a table with the keys "),
-    str: (str | int | float | list, "one value"),
-}
 
 
 def compose(words: list[str]) -> Config:
@@ -103,7 +94,7 @@ def compose(words: list[str]) -> Config:
         except (LookupError, TypeError) as error:
             raise _contradiction(key, values) from error
         if key not in added:
-            _check_type(key, get_value(plain, key), value, values[key])
+            check_kind(key, get_value(plain, key), value, values[key])
     config = _expand_home(config)
     config["experiment"] = chosen["experiment"]
     return check_config(config)
@@ -278,27 +269,6 @@ def _flat_keys(config: dict | list, prefix: str = "") -> list[str]:
     return keys
 
 
-def _check_type(key: str, default: Any, value: Any, text: str) -> None:
-    """Check that a value has the same kind as the default.
-
-    If the default is null, any value passes. If the key accepts several kinds, its rule decides.
-
-    Raises:
-        UserError: the value has another kind.
-    """
-    if default is None or value is None:
-        return
-    rule, kind = find_rule(key), type(default)
-    if rule is not None and rule.has_several_kinds:
-        fits, expected = rule.fits(value), rule.expected
-    else:
-        kinds, expected = KINDS[kind]
-        expected += ", ".join(default) if kind is dict else ""
-        fits = isinstance(value, kinds) and not (isinstance(value, bool) and kind in (int, float))
-    if not fits:
-        raise UserError(f"{key}={text}: expected {expected} (the default is {default})")
-
-
 def _expand_home(value: Any) -> Any:
     """Replace ``~`` at the start of any text by the home folder."""
     if isinstance(value, dict):
@@ -352,5 +322,5 @@ def apply_overrides(config: Config, words: list[str]) -> Config:
                 raise UserError(f"{key}: no such key; {answer}")
             before, value = get_value(plain, key), _parse_raw(key, text)
             set_value(plain, key, _expand_home(_merge_table(key, before, value)))
-            _check_type(key, before, get_value(plain, key), text)
+            check_kind(key, before, get_value(plain, key), text)
     return check_config(plain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -75,5 +76,6 @@ def convert_errors(what: str, question: str) -> Iterator[None]:
         raise
     except Exception as error:
         log.debug("%s", what, exc_info=True)
-        reason = f"{type(error).__name__}: {error}"[:200]
+        plain = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())  # torch writes colours
+        reason = f"{type(error).__name__}: {plain}"[:200]
         raise UserError(f"{what} ({reason}); {question}") from error

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convlens.config.schema import ModelConfig
 from convlens.core.errors import UserError, check_name, convert_errors
 from convlens.core.files import open_atomic
 from convlens.core.progress import progress_bar
@@ -27,7 +28,7 @@ from convlens.experiment.networks import load_network
 from convlens.explain.grad_cam import grad_cam
 from convlens.explain.layers import find_feature_map
 from convlens.explain.occlusion import compute_logits
-from convlens.export import onnx_file, other_files
+from convlens.export import onnx_file, other_files, timm_folder
 from convlens.export.answers import (
     GRAD_CAM,
     LOGITS,
@@ -97,7 +98,7 @@ class _Subject:
 
     Attributes:
         network: the plain copy of the network.
-        name: its name, as in ``model.name``.
+        spec: the config group ``model``.
         images: ``(B, C, H, W)`` in [0, 1], at least two.
         place: where they come from.
         expected: by output, what the network itself computes on the images.
@@ -105,7 +106,7 @@ class _Subject:
     """
 
     network: nn.Module
-    name: str
+    spec: ModelConfig
     images: Tensor
     place: str
     expected: Mapping[str, Tensor]
@@ -199,8 +200,8 @@ def _describe(
         explainer.class_names, explainer.recipe, layer, limits, explainer.temperature
     )
     facts = replace(facts, card=write_card(network, facts, origin))
-    name = origin.config.model.name
-    return _Subject(copy_plain(network), name, images, place, expected, facts)
+    spec = origin.config.model
+    return _Subject(copy_plain(network), spec, images, place, expected, facts)
 
 
 def _read_images(
@@ -286,7 +287,7 @@ def _convert_errors(subject: _Subject, kind: str) -> AbstractContextManager[None
             f"format={kind}: torch cannot export this network", "try format=safetensors"
         )
     return convert_errors(
-        f"cam=true: torch cannot export the gradient of {subject.name}", "leave cam=true out"
+        f"cam=true: torch cannot export the gradient of {subject.spec.name}", "leave cam=true out"
     )
 
 
@@ -322,11 +323,13 @@ def _write_weights(subject: _Subject, file: Path) -> Check:
 def _write_timm(subject: _Subject, folder: Path) -> Check:
     import timm
 
-    result = other_files.build_timm_network(subject.network, subject.name)
+    result, options = timm_folder.build_timm_network(
+        subject.network, subject.spec, subject.facts.recipe.height
+    )
     normalise = subject.network.normalise
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".timm") as temporary:
         made = Path(temporary) / folder.name
-        other_files.write_timm_folder(made, result, subject.facts, normalise)
+        timm_folder.write_timm_folder(made, result, options, subject.facts, normalise)
         network = timm.create_model(f"local-dir:{made}", pretrained=True).eval()
         several = subject.facts.thresholds is not None
         temperature = subject.facts.temperature

@@ -86,13 +86,17 @@ def create(
 
 
 def _construct(name: str, classes: int, size: int | None, options: dict[str, Any]) -> nn.Module:
-    timm = _import_timm()
+    timm, options = _import_timm(), complete_options(name, size, options)
+    return timm.create_model(name, pretrained=False, num_classes=classes, **options)
 
+
+def complete_options(name: str, size: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of timm's constructor with the size of images, if it has such an option."""
     # timm: "if fixed_input_size exists and is True, model takes an img_size arg"
     is_fixed = read_timm_config(name).get("fixed_input_size")
     if size is not None and is_fixed and not options.keys() & {"img_size", "dynamic_img_size"}:
-        options = {**options, "img_size": size}
-    return timm.create_model(name, pretrained=False, num_classes=classes, **options)
+        return {**options, "img_size": size}
+    return dict(options)
 
 
 def _is_buildable(name: str, options: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from convlens.training.calibration import (
     FEWEST,
     KEY,
+    Calibrator,
     LogitRecord,
     calibrate,
     compute_ece,
@@ -122,6 +123,30 @@ def test_each_image_counts_once_whatever_the_order_of_processes():
         parts.update(logits[part], labels[part], part)
     for one, other in zip(whole.compute(), parts.compute(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_of_too_many_logits_a_fixed_part_is_kept_whatever_the_processes():
+    logits, labels = make_answers(images=1000)
+    rows = torch.arange(1000)
+    found = []
+    for parts in ([rows], rows.split(64), (rows[1::2], rows[::2])):
+        record = LogitRecord(numbers=2000)  # 400 images of 5 classes
+        for part in parts:
+            record.update(logits[part], labels[part], part)
+            assert sum(each.numel() for each in record.logits) <= 3000
+        found.append(record.compute())
+        record.reset()
+        assert len(record.compute()[0]) == 0
+    for each in found[1:]:
+        assert torch.equal(each[0], found[0][0]) and torch.equal(each[1], found[0][1])
+    assert len(found[0][0]) == pytest.approx(250, abs=10)
+
+
+def test_a_step_outside_a_run_needs_no_rows():
+    logits, labels = make_answers(images=8)
+    calibrator = Calibrator(active=True)
+    assert calibrator.take(logits, {"label": labels}) is logits
+    assert calibrator.end_validation() == {} and calibrator.calibration is None
 
 
 def test_the_error_of_a_hand_made_example():

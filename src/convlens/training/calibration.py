@@ -23,34 +23,64 @@ from torchmetrics import Metric
 KEY = "convlens_calibration"  # of a checkpoint
 BINS = 15
 FEWEST = 100  # validation images from which a temperature is fitted
+NUMBERS = 2**24  # logits kept from one pass: 64 MiB
 PRECISIONS = (0.9, 0.95, 0.99)  # of the table of coverage
 _LOWEST, _HIGHEST = 0.05, 20.0  # temperatures
 
 
 class LogitRecord(Metric):
-    """Keeps logits, true classes and rows of all images of a pass, in all processes."""
+    """Keeps logits, true classes and rows of the images of a pass, in all processes.
+
+    At most ``numbers`` logits are kept. Whenever there are more, a fixed half of the rows is left
+    out, by a hash, so that neither the order of the images nor the number of processes matters.
+    """
 
     full_state_update = False
 
-    def __init__(self):
+    def __init__(self, numbers: int = NUMBERS):
         super().__init__()
+        self.numbers, self._halvings = numbers, 0
         for name in ("logits", "labels", "rows"):
             self.add_state(name, [], dist_reduce_fx="cat")
+        self.add_state("halvings", torch.tensor(0), dist_reduce_fx="max")
 
     def update(self, logits: Tensor, labels: Tensor, rows: Tensor) -> None:
-        """Add logits (B, K) or (B, 1), labels int64 (B,) or bool (B, K), and rows int64 (B,)."""
-        self.logits.append(logits.detach().float())
-        self.labels.append(labels)
-        self.rows.append(rows.to(logits.device))
+        """Add logits (B, K) or (B, 1), with labels and rows, both int64 (B,)."""
+        part = logits.detach().float(), labels, rows.to(logits.device)
+        if self._halvings:
+            part = _thin(part, self._halvings)
+        for kept, new in zip((self.logits, self.labels, self.rows), part, strict=True):
+            kept.append(new)
+        if sum(each.numel() for each in self.logits) > self.numbers:
+            self._halvings += 1
+            self.halvings.fill_(self._halvings)
+            joined = map(torch.cat, (self.logits, self.labels, self.rows))
+            thinned = _thin(tuple(joined), self._halvings)
+            self.logits, self.labels, self.rows = ([each] for each in thinned)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Return logits (N, K or 1) and labels on the CPU, in the order of rows, each row once."""
         parts = (self.logits, self.labels, self.rows)
-        logits, labels, rows = (
-            (torch.cat(part) if isinstance(part, list) else part).cpu() for part in parts
-        )
-        first = torch.from_numpy(np.unique(rows.numpy(), return_index=True)[1])
-        return logits[first], labels[first]
+        if not len(self.rows):
+            return torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64)
+        parts = tuple((torch.cat(part) if isinstance(part, list) else part).cpu() for part in parts)
+        first = torch.from_numpy(np.unique(parts[2].numpy(), return_index=True)[1])
+        parts, halvings = tuple(part[first] for part in parts), int(self.halvings)
+        parts = _thin(parts, halvings)
+        while parts[0].numel() > self.numbers:
+            parts = _thin(parts, halvings := halvings + 1)
+        return parts[0], parts[1]
+
+    def reset(self) -> None:
+        """Forget the pass."""
+        super().reset()
+        self._halvings = 0
+
+
+def _thin(part: tuple[Tensor, ...], halvings: int) -> tuple[Tensor, ...]:
+    """Keep about one of 2^halvings rows (the last tensor), whatever pattern the classes have."""
+    kept = part[-1] * 2654435761 % 2**32 < 2**32 >> halvings  # Knuth's multiplicative hash
+    return tuple(each[kept] for each in part)
 
 
 @dataclass(frozen=True)
@@ -323,8 +353,11 @@ class Calibrator(nn.Module):
         return 1.0 if self.calibration is None else self.calibration.temperature
 
     def take(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Record a batch of a pass, with ``label`` and ``row``; return its logits."""
-        if self.record is not None:
+        """Record a batch of a pass, and return its logits.
+
+        A batch without ``row`` is not recorded: its images could not be told apart.
+        """
+        if self.record is not None and "row" in batch:
             self.record.update(logits, batch["label"], batch["row"])
         return logits
 

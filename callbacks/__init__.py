@@ -22,6 +22,7 @@ from convlens.callbacks.logging.progress import ProgressBar
 from convlens.callbacks.looks import ExplanationCallback, Looks
 from convlens.callbacks.mistakes import Mistakes
 from convlens.callbacks.occlusion_maps import OcclusionMaps
+from convlens.callbacks.reliability import Reliability
 from convlens.callbacks.scores import Scores
 
 __all__ = [
@@ -48,5 +49,6 @@ __all__ = [
     "Mistakes",
     "OcclusionMaps",
     "ProgressBar",
+    "Reliability",
     "Scores",
 ]

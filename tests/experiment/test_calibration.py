@@ -13,22 +13,29 @@ import torch
 
 import convlens
 from convlens.cli.main import main
+from convlens.config.checks import restore_config
+from convlens.experiment.data import build_data
+from convlens.experiment.networks import restore_module
 from convlens.export.facts import read_facts
-from convlens.training.calibration import (
-    KEY,
-    Calibration,
-    Calibrator,
-    calibrate,
-    compute_ece,
-)
+from convlens.training.calibration import KEY, Calibration, calibrate, compute_ece, expand_logits
+from convlens.training.calibrator import Calibrator
+from convlens.training.survival.checkpoint import read_checkpoint
+from support.apart import train as train_apart
 from support.places import ROOT
+from support.same import assert_same, trained
 from support.tiny import TINY
 
 EARLIER = ROOT / "tests" / "config" / "earlier"
+MANY = [*TINY, "data.pictures=800", "training.batch_size=100", "optimizer.lr=0.01"]
+MANY += ["callbacks=none", "scheduler=constant"]
 
 
 def read_table(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+
+
+def read_kept(home: Path, which: str = "last") -> dict:
+    return torch.load(home / "checkpoints" / f"{which}.ckpt", weights_only=True)
 
 
 def make_calibration() -> Calibration:
@@ -36,19 +43,21 @@ def make_calibration() -> Calibration:
     drawn = torch.Generator().manual_seed(0)
     logits = torch.randn(400, 3, generator=drawn) * 0.3
     labels = torch.multinomial(logits.softmax(1), 1, generator=drawn)[:, 0]
-    return calibrate(logits * 3, labels)
+    found = calibrate(logits * 3, labels)
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """A run of one epoch, to whose best checkpoint a temperature was given by hand."""
     home = tmp_path_factory.mktemp("calibrated") / "run"
-    words = [*TINY, "training.epochs=1", "callbacks=none"]
+    words = [*TINY, "training.epochs=1", "callbacks=none", "scheduler=constant"]
     assert main(["train", f"run_dir={home}", *words]) == 0
-    file = home / "checkpoints" / "best.ckpt"
-    content = torch.load(file, weights_only=True)
+    content = read_kept(home, "best")
     assert content[KEY]["temperature"] == 1  # fewer than 100 validation images
-    torch.save(content | {KEY: make_calibration().to_state()}, file)
+    state = {KEY: make_calibration().to_state()}
+    torch.save(content | state, home / "checkpoints" / "best.ckpt")
     return home
 
 
@@ -59,30 +68,46 @@ def best(run) -> Path:
 
 def test_predictions_are_divided_by_the_temperature_and_the_class_stays(run, best, tmp_path):
     warm, plain = convlens.load(best), convlens.load(best, temperature=False)
-    assert warm.temperature == torch.load(best, weights_only=True)[KEY]["temperature"] != 1
+    assert warm.temperature == make_calibration().temperature != 1
     images = torch.rand(6, *warm.shape)
     one, other = warm.probabilities(images), plain.probabilities(images)
     powers = other.double() ** (1 / warm.temperature)
     torch.testing.assert_close(one.double(), powers / powers.sum(1, keepdim=True), atol=1e-6,
                                rtol=1e-5)  # fmt: skip
     assert torch.equal(one.argmax(1), other.argmax(1))
+    found = [each.explain(images[0], only="grad_cam") for each in (warm, plain)]
+    torch.testing.assert_close(found[0].probabilities, one[0], atol=1e-6, rtol=0)
+    for layer, maps in found[0].grad_cam.items():  # of the logits as they are
+        assert all(torch.equal(maps[key], found[1].grad_cam[layer][key]) for key in maps)
 
 
-def test_the_results_hold_what_the_predictions_of_eval_give(run, best):
+def test_a_run_says_why_it_has_no_temperature(run, capsys):
+    details = json.loads((run / "summary.json").read_text())["test_details"]["calibration"]
+    assert details["temperature"] == 1 and details["ece"] == details["ece_calibrated"]
+    assert (
+        details["uncalibrated"] == f"it takes 100 validation images, there are {details['images']}"
+    )
+    assert main(["report", f"run={run}"]) == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert f"No temperature was fitted: {details['uncalibrated']}" in page
+
+
+def test_the_results_hold_what_the_predictions_of_eval_give(run, best, capsys):
     assert main(["eval", f"ckpt={best}"]) == 0
+    assert "with temperature 2." in capsys.readouterr().out
     assert main(["eval", f"ckpt={best}", "temperature=false"]) == 0
     home = run / "evaluation"
-    details = json.loads((home / "best" / "results.json").read_text())["test_details"]
-    known = details["calibration"]
+    known = json.loads((home / "best" / "results.json").read_text())["test_details"]["calibration"]
     assert known["temperature"] == make_calibration().temperature
     for folder, key in (("best", "test_ece_calibrated"), ("best_uncalibrated", "test_ece")):
         rows = read_table(home / folder / "predictions.csv")
         confidences = np.array([float(row["confidence"]) for row in rows])
         correct = np.array([row["predicted"] == row["true"] for row in rows])
         assert compute_ece(confidences, correct) == pytest.approx(known[key], abs=1e-4)
+        assert list((home / folder).rglob("predictions/reliability/test.jpg"))
 
 
-def test_an_exported_file_has_the_temperature(best, tmp_path):
+def test_an_exported_file_has_the_temperature(run, best, tmp_path):
     pytest.importorskip("onnxruntime", reason="comes with the extra `export`")
     pytest.importorskip("onnxscript", reason="comes with the extra `export`")
     assert main(["export", f"ckpt={best}", "cam=true", f"run_dir={tmp_path}"]) == 0
@@ -95,6 +120,14 @@ def test_an_exported_file_has_the_temperature(best, tmp_path):
     undone = convlens.load(tmp_path / "network.onnx", temperature=False)
     torch.testing.assert_close(undone.probabilities(images), plain.probabilities(images),
                                atol=1e-4, rtol=0)  # fmt: skip
+    tables = []
+    for ckpt, name in ((best, "checkpoint"), (tmp_path / "network.onnx", "file")):
+        words = [f"images={run / 'probes'}", f"run_dir={tmp_path / name}"]
+        assert main(["predict", f"ckpt={ckpt}", *words]) == 0
+        tables.append(read_table(tmp_path / name / "predictions.csv"))
+    for one, other in zip(*tables, strict=True):
+        assert one["predicted"] == other["predicted"]
+        assert float(one["confidence"]) == pytest.approx(float(other["confidence"]), abs=1e-4)
     assert main(["export", f"ckpt={best}", "format=safetensors", f"run_dir={tmp_path}"]) == 0
     from safetensors import safe_open
 
@@ -110,15 +143,16 @@ def test_predict_abstains_below_the_threshold_and_refuses_what_is_not_supported(
     assert main([*words, f"ckpt={best}"]) == 0
     rows = read_table(tmp_path / "a" / "predictions.csv")
     middle = sorted(float(row["confidence"]) for row in rows)[1] - 1e-4
+    confidences = np.append(np.linspace(1, middle, 400), np.full(400, 0.05))
     known = replace(
-        make_calibration(), correct=np.arange(800) < 400,
-        confidences=np.append(np.linspace(1, middle, 400), np.full(400, 0.05)),
-    )  # fmt: skip
+        make_calibration(), correct=np.arange(800) < 400, confidences=confidences, raw=confidences
+    )
     file = tmp_path / "known.ckpt"
     torch.save(torch.load(best, weights_only=True) | {KEY: known.to_state()}, file)
     words = ["predict", f"images={images}", f"ckpt={file}", f"run_dir={tmp_path / 'b'}"]
     capsys.readouterr()
     least = known.find_threshold(0.99)
+    assert least is not None
     assert main([*words, "abstain=0.99"]) == 0
     rows = read_table(tmp_path / "b" / "predictions.csv")
     for row in rows:
@@ -126,9 +160,21 @@ def test_predict_abstains_below_the_threshold_and_refuses_what_is_not_supported(
     left = sum(row["predicted"] == "" for row in rows)
     assert 0 < left < len(rows)
     assert f"abstained in {left} of {len(rows)} images" in capsys.readouterr().out
-    for word, reason in (("abstain=0.9999", "30000 validation images"), ("abstain=2", "fraction")):
-        assert main([*words[:-1], word]) == 2
+    refused = (
+        ("abstain=0.9999", "30000 validation images"), ("abstain=2", "fraction"),
+        ("abstain=0.99 temperature=false", "without temperature=false"),
+    )  # fmt: skip
+    for more, reason in refused:
+        assert main([*words, *more.split()]) == 2
         assert reason in capsys.readouterr().err
+
+
+def test_a_damaged_calibration_is_refused_in_one_line(run, best, tmp_path, capsys):
+    content = torch.load(best, weights_only=True)
+    content[KEY]["temperature"] = -1.0
+    torch.save(content, tmp_path / "damaged.ckpt")
+    assert main(["explain", f"ckpt={tmp_path / 'damaged.ckpt'}", f"run_dir={tmp_path / 'a'}"]) == 2
+    assert "its calibration is damaged" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_an_earlier_version_has_the_temperature_1(best, tmp_path):
@@ -149,20 +195,54 @@ def test_runs_of_earlier_versions_predict_as_before(file):
     assert torch.equal(warm.probabilities(images), plain.probabilities(images))
 
 
-def test_a_resumed_run_has_the_same_calibration_and_training_keeps_its_bits(tmp_path, monkeypatch):
-    words = [*TINY, "callbacks=none", "scheduler=constant", "training.epochs=2"]
-    homes = [tmp_path / name for name in ("whole", "parted", "without")]
-    assert main(["train", f"run_dir={homes[0]}", *words]) == 0
-    assert main(["train", f"run_dir={homes[1]}", *words[:-1], "training.epochs=1"]) == 0
-    assert main(["resume", f"run={homes[1]}", "training.epochs=2"]) == 0
+def test_training_keeps_its_bits_without_calibration(run, tmp_path, monkeypatch):
     monkeypatch.setattr("convlens.training.module.Calibrator", lambda _: Calibrator(active=False))
-    assert main(["train", f"run_dir={homes[2]}", *words]) == 0
-    whole, parted, without = (
-        torch.load(home / "checkpoints" / "last.ckpt", weights_only=True) for home in homes
+    words = [*TINY, "training.epochs=1", "callbacks=none", "scheduler=constant"]
+    assert main(["train", f"run_dir={tmp_path / 'run'}", *words]) == 0
+    assert KEY not in read_kept(tmp_path / "run") and KEY in read_kept(run)
+    assert_same(trained(run), trained(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("more", [["training.ema=0.9"], ["training.loss=binary", "data.classes=2"]],
+                         ids=["averaged", "one_logit"])  # fmt: skip
+def test_the_temperature_is_that_of_the_network_in_the_checkpoint(more, tmp_path):
+    """With averaged weights these are the averages. By a pass of its own over the images."""
+    home = tmp_path / "run"
+    assert main(["train", f"run_dir={home}", *MANY, "training.epochs=1", *more]) == 0
+    content = read_checkpoint(home / "checkpoints" / "last.ckpt")
+    module = restore_module(content, "the checkpoint").eval()
+    data = build_data(restore_config(content["hyper_parameters"]["config"], "it"))
+    batches = [data.finish(batch) for batch in data.evaluation_loader("validation")]
+    with torch.no_grad():
+        logits = torch.cat([module(batch["image"]) for batch in batches])
+    labels = torch.cat([batch["label"] for batch in batches])
+    found = module.calibrator.validation
+    assert found is not None and len(found.correct) == len(labels) >= 100
+    assert found.temperature != 1
+    full = expand_logits(logits)
+
+    def loss(temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(full / temperature, labels))
+
+    assert loss(found.temperature) < min(
+        loss(1.01 * found.temperature), loss(found.temperature / 1.01)
     )
-    assert KEY not in without
-    assert whole[KEY]["ece"] == parted[KEY]["ece"]
-    assert torch.equal(whole[KEY]["confidences"], parted[KEY]["confidences"])
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, parted["state_dict"][name])
-        assert torch.equal(value, without["state_dict"][name])
+    shares = (full / found.temperature).softmax(1).amax(1).sort(descending=True).values
+    torch.testing.assert_close(torch.from_numpy(found.confidences), shares, atol=1e-5, rtol=0)
+    again = float(read_table(home / "metrics.csv")[-1]["val/ece"])
+    assert again == compute_ece(found.raw, found.correct)
+
+
+@pytest.mark.slow
+def test_ddp_of_two_finds_the_temperature_of_one_process_also_after_a_resume(tmp_path):
+    words = ["precision=64", "model.batch_norm=false", "training.ema=0.9", *MANY[len(TINY) :]]
+    train_apart(tmp_path / "one", *words, "training.epochs=2")
+    train_apart(tmp_path / "two", *words, "training.epochs=2", "trainer=ddp_cpu")
+    one, two = (read_kept(tmp_path / name / "run")[KEY] for name in ("one", "two"))
+    assert one["temperature"] == pytest.approx(two["temperature"], abs=1e-9) != 1
+    for name in ("raw", "confidences"):
+        torch.testing.assert_close(one[name].sort()[0], two[name].sort()[0], atol=1e-9, rtol=0)
+    home = tmp_path / "parted"
+    assert main(["train", f"run_dir={home}", *TINY, *words, "training.epochs=1"]) == 0
+    assert main(["resume", f"run={home}", "training.epochs=2"]) == 0
+    assert_same(read_kept(home)[KEY], one)

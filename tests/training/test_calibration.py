@@ -11,15 +11,17 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from convlens.training.calibration import (
     FEWEST,
     KEY,
-    Calibrator,
-    LogitRecord,
+    bin_confidences,
     calibrate,
     compute_ece,
     count_needed,
+    describe_calibration,
     expand_logits,
     fit_temperature,
+    measure,
     read_calibration,
 )
+from convlens.training.calibrator import Calibrator, LogitRecord
 
 
 def make_answers(
@@ -87,11 +89,26 @@ def test_coverage_is_that_of_brute_force(precision: float):
         enough = answered.sum() >= 3 / (1 - precision) - 1e-9
         if enough and found.correct[answered].mean() >= precision:
             best = max(best, int(answered.sum()))
-    assert found.find_coverage(precision) == (best / len(labels) if best else None)
     threshold = found.find_threshold(precision)
     assert (threshold is None) == (best == 0)
     if threshold is not None:
-        assert (found.confidences >= threshold).sum() == best
+        coverage, reached = found.answer(threshold)
+        assert coverage == best / len(labels) and reached >= precision
+
+
+def test_the_summary_tells_what_the_threshold_of_validation_gives_on_the_test():
+    validation = calibrate(*make_answers())
+    test = measure(*make_answers(seed=1, images=500), validation.temperature)
+    found = describe_calibration(validation, test)
+    assert found["images"] == 2000 and "uncalibrated" not in found
+    row = found["abstain"]["0.95"]
+    answered = test.confidences >= validation.find_threshold(0.95)
+    assert row["test_coverage"] == answered.mean() and 0 < row["coverage"] < 1
+    assert row["test_precision"] == test.correct[answered].mean()
+    few = describe_calibration(calibrate(*make_answers(images=50)), test)
+    assert few["uncalibrated"] == "it takes 100 validation images, there are 50"
+    assert few["temperature"] == 1 and few["abstain"]["0.99"] is None
+    assert test.answer(1.1) == (0.0, None)
 
 
 def test_too_few_images_cannot_support_a_precision():
@@ -99,17 +116,22 @@ def test_too_few_images_cannot_support_a_precision():
     perfect = torch.tensor([[4.0, 0.0]]).expand(299, 2)
     assert count_needed(0.99) == 300
     assert calibrate(perfect, labels).find_threshold(0.99) is None
-    assert calibrate(perfect, labels).find_coverage(0.98) == 1.0
+    assert calibrate(perfect, labels).find_threshold(0.98) == float(torch.tensor(4.0).sigmoid())
 
 
 def test_a_checkpoint_holds_it_as_plain_data(tmp_path):
     found = calibrate(*make_answers())
     torch.save({KEY: found.to_state()}, tmp_path / "x.ckpt")
     again = read_calibration(torch.load(tmp_path / "x.ckpt", weights_only=True))
-    assert again.temperature == found.temperature and again.describe() == found.describe()
+    assert describe_calibration(again, again) == describe_calibration(found, found)
     assert read_calibration({}) is None
-    for damage in ({}, {**found.to_state(), "temperature": 0.0}, {**found.to_state(), "gap": "x"},
-                   {**found.to_state(), "correct": torch.zeros(2, 2)}, 3):  # fmt: skip
+    state = found.to_state()
+    for damage in (
+        {}, 3, "x", [1], {**state, "temperature": 0.0}, {**state, "raw": "x"},
+        {**state, "raw": state["raw"] + 1}, {**state, "confidences": state["raw"] * torch.nan},
+        {**state, "correct": torch.zeros(2, 2)}, {key: value[:0] if value is not state["temperature"]
+        else value for key, value in state.items()},
+    ):  # fmt: skip
         with pytest.raises(ValueError, match="calibration"):
             read_calibration({KEY: damage})
 
@@ -142,14 +164,57 @@ def test_of_too_many_logits_a_fixed_part_is_kept_whatever_the_processes():
     assert len(found[0][0]) == pytest.approx(250, abs=10)
 
 
+def test_of_too_many_images_a_fixed_part_is_kept_too():
+    logits, labels = make_answers(images=1000)
+    record = LogitRecord(images=300)
+    record.update(logits, labels, torch.arange(1000))
+    assert len(record.compute()[0]) == pytest.approx(250, abs=10)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16])
+def test_logits_keep_the_bits_of_their_training(kind):
+    record = LogitRecord()
+    logits = make_answers(images=4)[0].to(kind) / 3
+    record.update(logits, torch.arange(4), torch.arange(4))
+    found, _ = record.compute()
+    assert found.dtype == max(kind, torch.float32, key=lambda each: each.itemsize)
+    assert torch.equal(found, logits.to(found.dtype))
+
+
 def test_a_step_outside_a_run_needs_no_rows():
     logits, labels = make_answers(images=8)
     calibrator = Calibrator(active=True)
     assert calibrator.take(logits, {"label": labels}) is logits
-    assert calibrator.end_validation() == {} and calibrator.calibration is None
+    assert calibrator.end_validation() == {} and calibrator.validation is None
+    calibrator.end_test()
+    assert calibrator.test is None and calibrator.temperature == 1
 
 
-def test_the_error_of_a_hand_made_example():
-    assert compute_ece(np.array([0.95, 0.95, 0.55, 0.55]), np.array([1, 1, 1, 0], bool)) == (
-        pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
-    )
+def test_the_calibration_is_that_of_the_last_pass_and_of_numbers_only():
+    calibrator = Calibrator(active=True)
+    for scale in (3.0, 0.5):
+        logits, labels = make_answers(scale=scale)
+        calibrator.take(logits, {"label": labels, "row": torch.arange(len(labels))})
+        assert calibrator.end_validation() == {"val/ece": calibrate(logits, labels).ece}
+        assert calibrator.temperature == fit_temperature(logits, labels)
+    calibrator.take(logits * torch.nan, {"label": labels, "row": torch.arange(len(labels))})
+    assert np.isnan(calibrator.end_validation()["val/ece"])  # not the error of an earlier epoch
+    assert calibrator.validation is None and calibrator.temperature == 1
+
+
+def test_the_error_of_a_hand_made_example_and_of_its_bins():
+    confidences, correct = np.array([0.95, 0.95, 0.55, 0.55]), np.array([1, 1, 1, 0], bool)
+    assert compute_ece(confidences, correct) == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
+    found = calibrate(*make_answers())
+    counts, means, accuracies = bin_confidences(found.raw, found.correct)
+    wanted = 0.0
+    for number in range(15):
+        inside = [n for n, each in enumerate(found.raw) if int(each * 15) == number]
+        assert counts[number] == len(inside)
+        if inside:
+            assert means[number] == pytest.approx(found.raw[inside].mean())
+            assert accuracies[number] == pytest.approx(found.correct[inside].mean())
+            wanted += abs(found.correct[inside].mean() - found.raw[inside].mean()) * len(inside)
+        else:
+            assert np.isnan(means[number]) and np.isnan(accuracies[number])
+    assert found.ece == pytest.approx(wanted / len(found.raw), abs=1e-12)

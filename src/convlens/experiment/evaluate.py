@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as L
 
-from convlens.callbacks import ConfusionMatrix, Looks, Mistakes
+from convlens.callbacks import ConfusionMatrix, Looks, Mistakes, Reliability
 from convlens.callbacks.predictions import PredictionBook, Predictions
 from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import apply_overrides
@@ -57,8 +57,8 @@ class Evaluation:
         details: see ``convlens.training.details``.
         home: the folder with ``predictions.csv`` (probabilities of every test image, see
             ``convlens.experiment.predict``) and ``results.json``. Its folder ``epoch_NNN`` contains
-            the confusion matrix and the most confident mistakes with their Grad-CAM. If images were
-            left out, ``left_out.csv`` states how the run used each of them.
+            the confusion matrix, the reliability chart, and the most confident mistakes with their
+            Grad-CAM. If images were left out, ``left_out.csv`` states how the run used each.
     """
 
     tested_on: UnseenImages
@@ -106,9 +106,9 @@ def evaluate(
     module = restore_module(content, "the checkpoint", format_targets(config))
     module.mirrors_tests = mirrors
     if not temperature:
-        module.calibrator.calibration = None
+        module.calibrator.validation = None
     book = PredictionBook(keep_probabilities=True, several=module.multi_label)
-    looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
+    looks = Looks([Mistakes(), ConfusionMatrix(), Reliability()], predictions=book)
     looks.tested = epoch
     trainer = _build_trainer(config, looks)
     probes = choose_probes(images, data.class_names, count=1, seed=config.seed)

@@ -193,8 +193,7 @@ def _describe(
             GRAD_CAM: maps if several else maps[:, 0],
         }
     else:
-        logits = compute_logits(network, images, batch=_BATCH)
-        expected[LOGITS] = logits / explainer.temperature
+        expected[LOGITS] = compute_logits(network, images, batch=_BATCH) / explainer.temperature
     limits = None if explainer.thresholds is None else explainer.thresholds.tolist()
     facts = make_facts(
         explainer.class_names, explainer.recipe, layer, limits, explainer.temperature

@@ -64,7 +64,7 @@ def load(
     thresholds = None if module.thresholds is None else module.thresholds.tolist()
     return Explainer(
         network, module.class_names, recipe, seed=module.seed, outputs="logits",
-        thresholds=thresholds, calibration=module.calibrator.calibration if temperature else None,
+        thresholds=thresholds, calibration=module.calibrator.validation if temperature else None,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from convlens.rundir.read import Row, find_best_row, select_stage
 from convlens.rundir.write import write_summary
 from convlens.training import ClassifierModule
 from convlens.training.alarms import check_against_untrained, check_overfitting
+from convlens.training.calibration import describe_calibration
 from convlens.training.details import Details, describe_answers, describe_several
 from convlens.training.diary.keeper import DiaryKeeper
 from convlens.training.kernels import describe_kernels
@@ -63,14 +64,11 @@ def describe_test(book: PredictionBook, module: ClassifierModule) -> Details:
 
 
 def _describe_calibration(module: ClassifierModule) -> Details:
-    """Return the calibration by validation, and its error on the test images; empty without."""
-    if module.calibrator.calibration is None or module.calibrator.test_ece is None:
+    """Return the calibration by validation, and how it fits the test images; empty without."""
+    validation, test = module.calibrator.validation, module.calibrator.test
+    if validation is None or test is None:
         return {}
-    before, after = module.calibrator.test_ece
-    return {
-        "calibration": module.calibrator.calibration.describe()
-        | {"test_ece": before, "test_ece_calibrated": after}
-    }
+    return {"calibration": describe_calibration(validation, test)}
 
 
 def summarise(

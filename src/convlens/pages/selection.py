@@ -27,7 +27,7 @@ _SMALLEST = ((900, 60), (600, 55))
 DISPENSABLE = (
     "training/augmentation", "predictions/random", "predictions/breakdown", "layers/norms",
     ATTENTION, "layers/depth", "training/map",
-    "grad_cam_means", "predictions/mistakes", "predictions", "",
+    "predictions/reliability", "grad_cam_means", "predictions/mistakes", "predictions", "",
 )  # fmt: skip
 
 

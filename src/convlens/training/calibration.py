@@ -1,9 +1,8 @@
 """Calibration: do probabilities mean what they say?
 
 A network is calibrated if, of the images to which it gives a class the probability p, the fraction
-p has that class. After every validation, from the logits that it computed, one number is fitted
-that repairs what one number can: the temperature (Guo et al. 2017, arXiv:1706.04599). The predicted
-class never changes.
+p has that class. One number, fitted on validation, repairs what one number can: the temperature
+(Guo et al. 2017, arXiv:1706.04599). The predicted class never changes.
 
 Legend: N images, K classes, M bins.
 """
@@ -13,140 +12,133 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torchmetrics import Metric
+from torch import Tensor
+from torchmetrics.functional.classification import binary_calibration_error
 
 KEY = "convlens_calibration"  # of a checkpoint
 BINS = 15
 FEWEST = 100  # validation images from which a temperature is fitted
-NUMBERS = 2**24  # logits kept from one pass: 64 MiB
 PRECISIONS = (0.9, 0.95, 0.99)  # of the table of coverage
 _LOWEST, _HIGHEST = 0.05, 20.0  # temperatures
+_ARRAYS = {"raw": np.float64, "confidences": np.float64, "correct": bool}
 
 
-class LogitRecord(Metric):
-    """Keeps logits, true classes and rows of the images of a pass, in all processes.
+class Bins(NamedTuple):
+    """Images by confidence, in M bins of equal width; NaN in empty ones.
 
-    At most ``numbers`` logits are kept. Whenever there are more, a fixed half of the rows is left
-    out, by a hash, so that neither the order of the images nor the number of processes matters.
+    Attributes:
+        counts: (M,) number of images.
+        confidences: (M,) mean confidence, in [0, 1].
+        accuracies: (M,) fraction of correct predictions, in [0, 1].
     """
 
-    full_state_update = False
-
-    def __init__(self, numbers: int = NUMBERS):
-        super().__init__()
-        self.numbers, self._halvings = numbers, 0
-        for name in ("logits", "labels", "rows"):
-            self.add_state(name, [], dist_reduce_fx="cat")
-        self.add_state("halvings", torch.tensor(0), dist_reduce_fx="max")
-
-    def update(self, logits: Tensor, labels: Tensor, rows: Tensor) -> None:
-        """Add logits (B, K) or (B, 1), with labels and rows, both int64 (B,)."""
-        part = logits.detach().float(), labels, rows.to(logits.device)
-        if self._halvings:
-            part = _thin(part, self._halvings)
-        for kept, new in zip((self.logits, self.labels, self.rows), part, strict=True):
-            kept.append(new)
-        if sum(each.numel() for each in self.logits) > self.numbers:
-            self._halvings += 1
-            self.halvings.fill_(self._halvings)
-            joined = map(torch.cat, (self.logits, self.labels, self.rows))
-            thinned = _thin(tuple(joined), self._halvings)
-            self.logits, self.labels, self.rows = ([each] for each in thinned)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Return logits (N, K or 1) and labels on the CPU, in the order of rows, each row once."""
-        parts = (self.logits, self.labels, self.rows)
-        if not len(self.rows):
-            return torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64)
-        parts = tuple((torch.cat(part) if isinstance(part, list) else part).cpu() for part in parts)
-        first = torch.from_numpy(np.unique(parts[2].numpy(), return_index=True)[1])
-        parts, halvings = tuple(part[first] for part in parts), int(self.halvings)
-        parts = _thin(parts, halvings)
-        while parts[0].numel() > self.numbers:
-            parts = _thin(parts, halvings := halvings + 1)
-        return parts[0], parts[1]
-
-    def reset(self) -> None:
-        """Forget the pass."""
-        super().reset()
-        self._halvings = 0
+    counts: np.ndarray
+    confidences: np.ndarray
+    accuracies: np.ndarray
 
 
-def _thin(part: tuple[Tensor, ...], halvings: int) -> tuple[Tensor, ...]:
-    """Keep about one of 2^halvings rows (the last tensor), whatever pattern the classes have."""
-    kept = part[-1] * 2654435761 % 2**32 < 2**32 >> halvings  # Knuth's multiplicative hash
-    return tuple(each[kept] for each in part)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
-    """What validation says about the probabilities of a network with one class per image.
+    """How sure a network with one class per image is of N images, and how often it is right.
 
     Attributes:
         temperature: the logits are divided by it; 1.0 if validation does not determine it.
-        ece: expected calibration error, in [0, 1], without the temperature.
-        ece_calibrated: the same with the temperature, on the images to which it was fitted.
-        confidences: (N,) float64, the calibrated probability of the predicted class, descending.
+        raw: (N,) float64, the probability of the predicted class without the temperature.
+        confidences: (N,) float64, the same with the temperature, descending.
         correct: (N,) bool, whether that class is the true one.
-        gap: mean confidence without the temperature minus accuracy, in [-1, 1].
-        noise: standard error of ``gap``, if the images are a random sample.
     """
 
     temperature: float
-    ece: float
-    ece_calibrated: float
+    raw: np.ndarray
     confidences: np.ndarray
     correct: np.ndarray
-    gap: float
-    noise: float
+
+    @cached_property
+    def ece(self) -> float:
+        """Expected calibration error without the temperature, in [0, 1]."""
+        return compute_ece(self.raw, self.correct)
+
+    @cached_property
+    def ece_calibrated(self) -> float:
+        """Expected calibration error with the temperature, in [0, 1]."""
+        return compute_ece(self.confidences, self.correct)
 
     def to_state(self) -> dict[str, Any]:
         """Return plain data for a checkpoint."""
-        arrays = {
-            name: torch.from_numpy(getattr(self, name)) for name in ("confidences", "correct")
-        }
-        numbers = ("temperature", "ece", "ece_calibrated", "gap", "noise")
-        return {name: getattr(self, name) for name in numbers} | arrays
-
-    def describe(self) -> dict[str, Any]:
-        """Return the numbers for a summary, with the coverage at some precisions or None."""
-        return {
-            "images": len(self.correct), "temperature": self.temperature, "ece": self.ece,
-            "ece_calibrated": self.ece_calibrated,
-            "coverage": {f"{each:g}": self.find_coverage(each) for each in PRECISIONS},
-        }  # fmt: skip
+        arrays = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        return {"temperature": self.temperature, **arrays}
 
     def find_threshold(self, precision: float) -> float | None:
-        """Return the lowest confidence from which on predictions have a precision on validation.
+        """Return the lowest confidence from which on predictions have a precision.
 
         Args:
             precision: wanted fraction of correct predictions, in (0, 1).
 
         Returns:
-            A confidence of a validation image; None if no threshold gives the precision with at
-            least ``count_needed(precision)`` images.
+            The confidence of an image; None if no threshold gives the precision with at least
+            ``count_needed(precision)`` images.
         """
-        count = self._count_answered(precision)
-        return float(self.confidences[count - 1]) if count else None
-
-    def find_coverage(self, precision: float) -> float | None:
-        """Return the fraction of validation images from the threshold on; None without one."""
-        count = self._count_answered(precision)
-        return count / len(self.correct) if count else None
-
-    def _count_answered(self, precision: float) -> int:
-        """Return the largest number of most confident images with the precision, or 0."""
-        if not len(self.correct):
-            return 0
         coverage, precisions = trace_coverage(self.confidences, self.correct)
         counts = np.rint(coverage * len(self.correct)).astype(int)
         enough = (precisions >= precision - 1e-12) & (counts >= count_needed(precision))
-        return int(counts[enough].max(initial=0))
+        count = counts[enough].max(initial=0)
+        return float(self.confidences[count - 1]) if count else None
+
+    def answer(self, threshold: float) -> tuple[float, float | None]:
+        """Return which fraction of the images has the threshold, and the precision of these.
+
+        The precision is None if no image has it.
+        """
+        answered = self.confidences >= threshold
+        precision = float(self.correct[answered].mean()) if answered.any() else None
+        return float(answered.mean()), precision
+
+
+def describe_calibration(validation: Calibration, test: Calibration) -> dict[str, Any]:
+    """Return the numbers for a summary.
+
+    Args:
+        validation: the images to which the temperature was fitted.
+        test: images to which nothing was fitted, with the same temperature.
+
+    Returns:
+        ``temperature``, ``images`` (of validation), ``ece`` and ``ece_calibrated`` of validation,
+        ``test_ece`` and ``test_ece_calibrated``, and ``abstain``: by precision, the ``threshold``
+        that validation supports, with its ``coverage`` there, and ``test_coverage`` and
+        ``test_precision``; or None if validation supports none. Without a temperature,
+        ``uncalibrated`` says why.
+    """
+    found = {
+        "temperature": validation.temperature, "images": len(validation.correct),
+        "ece": validation.ece, "ece_calibrated": validation.ece_calibrated,
+        "test_ece": test.ece, "test_ece_calibrated": test.ece_calibrated,
+        "abstain": {f"{each:g}": _describe_answers(validation, test, each) for each in PRECISIONS},
+    }  # fmt: skip
+    if validation.temperature == 1:
+        few = len(validation.correct) < FEWEST
+        found["uncalibrated"] = (
+            f"it takes {FEWEST} validation images, there are {len(validation.correct)}"
+            if few else "validation does not determine it"
+        )  # fmt: skip
+    return found
+
+
+def _describe_answers(
+    validation: Calibration, test: Calibration, precision: float
+) -> dict[str, float | None] | None:
+    threshold = validation.find_threshold(precision)
+    if threshold is None:
+        return None
+    coverage, reached = test.answer(threshold)
+    return {
+        "threshold": threshold, "coverage": validation.answer(threshold)[0],
+        "test_coverage": coverage, "test_precision": reached,
+    }  # fmt: skip
 
 
 def count_needed(precision: float) -> int:
@@ -177,14 +169,12 @@ def trace_coverage(confidences: np.ndarray, correct: np.ndarray) -> tuple[np.nda
     return (ends + 1) / len(correct), np.cumsum(correct)[ends] / (ends + 1)
 
 
-def bin_confidences(
-    confidences: np.ndarray, correct: np.ndarray, bins: int = BINS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return count, mean confidence and accuracy of M bins of equal width; NaN in empty ones.
+def bin_confidences(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Bins:
+    """Sort images by confidence into M bins of equal width, those of ``compute_ece``.
 
     Args:
         confidences: (N,) in [0, 1].
-        correct: (N,) bool, or the fraction of cases that occur.
+        correct: (N,) bool.
         bins: M.
     """
     edges = np.linspace(0, 1, bins + 1)[1:-1]
@@ -192,23 +182,23 @@ def bin_confidences(
     counts = np.bincount(place, minlength=bins)
     sums = (np.bincount(place, weights=each, minlength=bins) for each in (confidences, correct))
     with np.errstate(invalid="ignore"):
-        means, fractions = (each / counts for each in sums)
-    return counts, means, fractions
+        return Bins(counts, *(each / counts for each in sums))
 
 
 def compute_ece(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
     """Return the expected calibration error: sum over bins of n/N · |accuracy - mean confidence|.
 
-    Naeini et al. 2015; for one class per image it equals torchmetrics' MulticlassCalibrationError.
+    Naeini et al. 2015, by torchmetrics. It jumps where a confidence passes the edge of a bin.
 
     Args:
-        confidences: (N,) in [0, 1].
+        confidences: (N,) in [0, 1], at least one.
         correct: (N,) bool.
         bins: of equal width.
     """
-    counts, means, fractions = bin_confidences(confidences, correct, bins)
-    full = counts > 0
-    return float((counts[full] * np.abs(means - fractions)[full]).sum() / max(1, len(correct)))
+    found = binary_calibration_error(
+        torch.from_numpy(confidences), torch.from_numpy(correct).long(), n_bins=bins
+    )
+    return float(found)
 
 
 def expand_logits(logits: Tensor) -> Tensor:
@@ -258,7 +248,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float | None:
 
 
 def calibrate(logits: Tensor, labels: Tensor) -> Calibration | None:
-    """Return the calibration of a network from its logits on validation images.
+    """Fit the temperature to validation images, and measure both with and without it.
 
     Args:
         logits: (N, K), or (N, 1) for a one-logit network.
@@ -267,22 +257,11 @@ def calibrate(logits: Tensor, labels: Tensor) -> Calibration | None:
     Returns:
         None without images, or if a logit is not finite.
     """
-    if not len(labels) or not bool(torch.isfinite(logits).all()):
-        return None
-    temperature = fit_temperature(logits, labels) or 1.0
-    logits = expand_logits(logits)
-    correct = (logits.argmax(1) == labels).numpy()
-    raw, own = ((logits / each).softmax(1).amax(1).numpy() for each in (1.0, temperature))
-    order = np.argsort(-own, kind="stable")
-    return Calibration(
-        temperature, compute_ece(raw, correct), compute_ece(own, correct), own[order],
-        correct[order], float(raw.mean() - correct.mean()),
-        float((raw - correct).std() / math.sqrt(len(correct))),
-    )  # fmt: skip
+    return measure(logits, labels, fit_temperature(logits, labels) or 1.0)
 
 
-def measure_ece(logits: Tensor, labels: Tensor, temperature: float) -> tuple[float, float] | None:
-    """Return the calibration error of logits without and with a temperature, in [0, 1].
+def measure(logits: Tensor, labels: Tensor, temperature: float) -> Calibration | None:
+    """Measure how sure a network is, with and without a given temperature, and how often right.
 
     Args:
         logits: (N, K), or (N, 1) for a one-logit network.
@@ -296,11 +275,9 @@ def measure_ece(logits: Tensor, labels: Tensor, temperature: float) -> tuple[flo
         return None
     logits = expand_logits(logits)
     correct = (logits.argmax(1) == labels).numpy()
-    before, after = (
-        compute_ece((logits / each).softmax(1).amax(1).numpy(), correct)
-        for each in (1.0, temperature)
-    )
-    return before, after
+    raw, own = ((logits / each).softmax(1).amax(1).numpy() for each in (1.0, temperature))
+    order = np.argsort(-own, kind="stable")
+    return Calibration(temperature, raw[order], own[order], correct[order])
 
 
 def read_calibration(checkpoint: Mapping[str, Any]) -> Calibration | None:
@@ -313,77 +290,13 @@ def read_calibration(checkpoint: Mapping[str, Any]) -> Calibration | None:
     if state is None:
         return None
     try:
-        arrays = {
-            name: state[name].numpy().astype(kind)
-            for name, kind in (("confidences", np.float64), ("correct", bool))
-        }
-        numbers = {
-            name: float(state[name])
-            for name in ("temperature", "ece", "ece_calibrated", "gap", "noise")
-        }
+        temperature = float(state["temperature"])
+        arrays = {name: state[name].numpy().astype(kind) for name, kind in _ARRAYS.items()}
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"its calibration is damaged: {error}") from error
     shapes = {each.shape for each in arrays.values()}
-    finite = all(map(math.isfinite, numbers.values())) and numbers["temperature"] > 0
-    if len(shapes) != 1 or arrays["correct"].ndim != 1 or not finite:
+    sound = len(shapes) == 1 and arrays["correct"].ndim == 1 and len(arrays["correct"])
+    sound = sound and 0 < temperature < math.inf
+    if not sound or not all(((0 <= arrays[key]) & (arrays[key] <= 1)).all() for key in _ARRAYS):
         raise ValueError("its calibration is damaged")
-    return Calibration(**numbers, **arrays)
-
-
-class Calibrator(nn.Module):
-    """Calibrates a network after every validation, and keeps the result in its checkpoints.
-
-    Args:
-        active: False, for several classes per image, keeps the temperature 1.0.
-
-    Attributes:
-        calibration: of the last validation, or of the checkpoint; None if there is none.
-        test_ece: calibration error of the last test, without and with the temperature, or None.
-    """
-
-    def __init__(self, active: bool):
-        super().__init__()
-        self.record = LogitRecord() if active else None
-        self.calibration: Calibration | None = None
-        self.test_ece: tuple[float, float] | None = None
-
-    @property
-    def temperature(self) -> float:
-        """The logits are divided by it to get probabilities; 1.0 without a calibration."""
-        return 1.0 if self.calibration is None else self.calibration.temperature
-
-    def take(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Record a batch of a pass, and return its logits.
-
-        A batch without ``row`` is not recorded: its images could not be told apart.
-        """
-        if self.record is not None and "row" in batch:
-            self.record.update(logits, batch["label"], batch["row"])
-        return logits
-
-    def end_validation(self) -> dict[str, float]:
-        """Calibrate by the recorded pass; return ``val/ece``, the error without temperature."""
-        if self.record is None:
-            return {}
-        self.calibration = calibrate(*self.record.compute())
-        self.record.reset()
-        return {} if self.calibration is None else {"val/ece": self.calibration.ece}
-
-    def end_test(self) -> None:
-        """Measure the calibration error of the recorded pass."""
-        if self.record is not None:
-            self.test_ece = measure_ece(*self.record.compute(), self.temperature)
-            self.record.reset()
-
-    def save(self, checkpoint: dict[str, Any]) -> None:
-        """Put the calibration into a checkpoint."""
-        if self.calibration is not None:
-            checkpoint[KEY] = self.calibration.to_state()
-
-    def load(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take the calibration of the checkpoint whose weights the network has.
-
-        Raises:
-            ValueError: it is damaged.
-        """
-        self.calibration = read_calibration(checkpoint)
+    return Calibration(temperature, **arrays)

@@ -24,7 +24,7 @@ from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
 from convlens.models.adapters import add_adapters
 from convlens.training.averaging import KEY, WeightAverage, choose_rule
-from convlens.training.calibration import Calibrator
+from convlens.training.calibrator import TEMPERATURE, Calibrator
 from convlens.training.compiling import compile_in_place
 from convlens.training.diary.diary import Diary
 from convlens.training.finetune.groups import list_optimizer_groups
@@ -282,7 +282,7 @@ class ClassifierModule(L.LightningModule):
     def test_step(self, batch: dict, batch_idx: int) -> dict:
         logits = self._evaluate(self.test_metrics, batch, mirrors=self.mirrors_tests)
         taken = self.calibrator.take(logits, batch)
-        return {"logits": taken, "temperature": self.calibrator.temperature}
+        return {"logits": taken, TEMPERATURE: self.calibrator.temperature}
 
     def on_test_epoch_end(self) -> None:
         self.calibrator.end_test()

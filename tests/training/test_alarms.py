@@ -52,7 +52,7 @@ def test_not_raised_before_enough_epochs_agree():
 
 
 def draw_confidences(images: int, rng: np.random.Generator) -> np.ndarray:
-    """Return confidences of all kinds: nearly sure ones, where chance is skewed, and unsure ones."""
+    """Return confidences of all kinds; where they are nearly sure, chance is skewed."""
     return rng.choice([0.999, 0.9, 0.7, 0.5], images, p=rng.dirichlet(np.ones(4)))
 
 

@@ -116,7 +116,7 @@ def test_too_few_images_cannot_support_a_precision():
     perfect = torch.tensor([[4.0, 0.0]]).expand(299, 2)
     assert count_needed(0.99) == 300
     assert calibrate(perfect, labels).find_threshold(0.99) is None
-    assert calibrate(perfect, labels).find_threshold(0.98) == float(torch.tensor(4.0).sigmoid())
+    assert calibrate(perfect, labels).find_threshold(0.98) == pytest.approx(1 / (1 + np.exp(-4)))
 
 
 def test_a_checkpoint_holds_it_as_plain_data(tmp_path):
@@ -129,8 +129,8 @@ def test_a_checkpoint_holds_it_as_plain_data(tmp_path):
     for damage in (
         {}, 3, "x", [1], {**state, "temperature": 0.0}, {**state, "raw": "x"},
         {**state, "raw": state["raw"] + 1}, {**state, "confidences": state["raw"] * torch.nan},
-        {**state, "correct": torch.zeros(2, 2)}, {key: value[:0] if value is not state["temperature"]
-        else value for key, value in state.items()},
+        {**state, "correct": torch.zeros(2, 2)},
+        {"temperature": 1.0, **{key: torch.zeros(0) for key in ("raw", "confidences", "correct")}},
     ):  # fmt: skip
         with pytest.raises(ValueError, match="calibration"):
             read_calibration({KEY: damage})

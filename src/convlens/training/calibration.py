@@ -297,6 +297,6 @@ def read_calibration(checkpoint: Mapping[str, Any]) -> Calibration | None:
     shapes = {each.shape for each in arrays.values()}
     sound = len(shapes) == 1 and arrays["correct"].ndim == 1 and len(arrays["correct"])
     sound = sound and 0 < temperature < math.inf
-    if not sound or not all(((0 <= arrays[key]) & (arrays[key] <= 1)).all() for key in _ARRAYS):
+    if not sound or not all(((arrays[key] >= 0) & (arrays[key] <= 1)).all() for key in _ARRAYS):
         raise ValueError("its calibration is damaged")
     return Calibration(temperature, **arrays)

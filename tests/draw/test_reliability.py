@@ -23,7 +23,7 @@ def figures(monkeypatch):
     return found
 
 
-def make_curve(accuracies, name: str = "狗 $x", counts=None) -> Curve:
+def make_curve(accuracies, name: str = "x $y", counts=None) -> Curve:
     accuracies = np.asarray(accuracies, float)
     bins = len(accuracies)
     counts = np.where(np.isnan(accuracies), 0, 10) if counts is None else np.asarray(counts)

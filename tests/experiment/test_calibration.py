@@ -248,9 +248,9 @@ def test_the_temperature_is_that_of_the_network_in_the_checkpoint(more, noisy, t
 
 @pytest.mark.slow
 def test_ddp_of_two_finds_the_temperature_of_one_process_also_after_a_resume(noisy, tmp_path):
-    words = ["precision=64", "model.batch_norm=false", "training.ema=0.9", *MANY[len(TINY) :]]
-    train_apart(tmp_path / "one", *words, "training.epochs=2")
-    train_apart(tmp_path / "two", *words, "training.epochs=2", "trainer=ddp_cpu")
+    words = [*MANY, noisy, "precision=64", "model.batch_norm=false", "training.ema=0.9"]
+    train_apart(tmp_path / "one", *words, "training.epochs=2", base=SMALL)
+    train_apart(tmp_path / "two", *words, "training.epochs=2", "trainer=ddp_cpu", base=SMALL)
     one, two = (read_kept(tmp_path / name / "run")[KEY] for name in ("one", "two"))
     assert one["temperature"] == pytest.approx(two["temperature"], abs=1e-9) != 1
     for name in ("raw", "confidences"):

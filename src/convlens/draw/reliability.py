@@ -20,8 +20,8 @@ from convlens.draw.figure import (
 
 _COLOURS = (BLUE, ORANGE)
 _READING = (
-    "Each point is a bin of images. On the line the probabilities mean what they say; below it the "
-    "network is too sure, above it not sure enough. Bars: where chance leaves 95 % of the points."
+    "Points below the line: too sure; above it: not sure enough. Bars: where chance leaves 95 % of "
+    "the points of a calibrated network."
 )
 _LEFT, _WIDTH = 0.13, 0.84  # of the axes, as fractions of the figure
 

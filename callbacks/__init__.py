@@ -23,6 +23,7 @@ from convlens.callbacks.logging.progress import ProgressBar
 from convlens.callbacks.looks import ExplanationCallback, Looks
 from convlens.callbacks.mistakes import Mistakes
 from convlens.callbacks.occlusion_maps import OcclusionMaps
+from convlens.callbacks.reliability import Reliability
 from convlens.callbacks.scores import Scores
 from convlens.callbacks.shortcuts import Shortcuts
 
@@ -51,6 +52,7 @@ __all__ = [
     "Mistakes",
     "OcclusionMaps",
     "ProgressBar",
+    "Reliability",
     "Scores",
     "Shortcuts",
 ]

@@ -44,7 +44,8 @@ class Alarms(L.Callback):
         self.current: list[str] = []
         self._held: dict[str, int] = {}  # epochs in a row, by subject
         self._raised: set[str] = set()
-        self.excess, self._mislabelled = excess, 0  # the latter: epochs in a row
+        self.excess = excess
+        self._lasted: dict[str, int] = {}  # epochs in a row of alarms that need no look
 
     def end_epoch(self, trainer: L.Trainer, module: ClassifierModule) -> None:
         """Raise the alarms that have held long enough."""
@@ -63,9 +64,11 @@ class Alarms(L.Callback):
         if self.ledger.scores:
             # the closing lines of the run print those that hold
             self._judge(trainer, max(self.ledger.scores), 0, learning=False, level=logging.DEBUG)
-        for line in (self._check_gap(trainer, module), self._check_labels(module)):
-            if line and line not in self.current:
-                self.current.append(line)
+        checks = (
+            self._check_gap(trainer, module),
+            *self._check_labels_and_confidences(module).values(),
+        )
+        self.current += [line for line in checks if line and line not in self.current]
 
     def _judge(
         self, trainer: L.Trainer, clock: int, patience: int, learning: bool,
@@ -95,7 +98,11 @@ class Alarms(L.Callback):
 
     def _check_curves(self, trainer: L.Trainer, module: ClassifierModule) -> dict[str, str]:
         """Return alarms that need no look; the summary checks overfitting again, by all epochs."""
-        lines = {"gap": self._check_gap(trainer, module), "mislabelled": self._check_diary(module)}
+        lines = {"gap": self._check_gap(trainer, module)}
+        for subject, line in self._check_labels_and_confidences(module).items():
+            self._lasted[subject] = self._lasted.get(subject, 0) + 1 if line else 0
+            lasts = self._lasted[subject] >= self.thresholds.patience
+            lines[subject] = line if lasts else None
         if curves := _collect_curves(module, "loss"):
             lines["overfitting"] = alarms.check_overfitting(
                 *curves,
@@ -104,16 +111,15 @@ class Alarms(L.Callback):
             )
         return {subject: line for subject, line in lines.items() if line}
 
-    def _check_diary(self, module: ClassifierModule) -> str | None:
-        """Return the alarm that labels are probably wrong, if it has held long enough, or None."""
-        line = self._check_labels(module)
-        self._mislabelled = self._mislabelled + 1 if line else 0
-        return line if self._mislabelled >= self.thresholds.patience else None
-
-    def _check_labels(self, module: ClassifierModule) -> str | None:
-        """Return the alarm that labels are probably wrong, or None."""
-        diary = getattr(module, "diary", None)
-        return None if diary is None else diary.check(self.excess)
+    def _check_labels_and_confidences(self, module: ClassifierModule) -> dict[str, str | None]:
+        """Return, by subject, what labels and confidences say, whether or not it lasts."""
+        diary, calibrator = (getattr(module, name, None) for name in ("diary", "calibrator"))
+        lines = {} if diary is None else {"mislabelled": diary.check(self.excess)}
+        if calibrator is not None and (found := calibrator.validation) is not None:
+            lines["overconfident"] = alarms.check_overconfidence(
+                found.raw, found.correct, gap=self.thresholds.overconfidence
+            )
+        return lines
 
     def _check_gap(self, trainer: L.Trainer, module: ClassifierModule) -> str | None:
         """Return the alarm that training accuracy is far above validation, or None."""
@@ -154,13 +160,14 @@ class Alarms(L.Callback):
             "current": list(self.current),
             "held": dict(self._held),
             "said": sorted(self._raised),
-            "mislabelled": self._mislabelled,
+            "lasted": dict(self._lasted),
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.current, self._held = list(state_dict["current"]), dict(state_dict["held"])
         self._raised = set(state_dict["said"])
-        self._mislabelled = state_dict.get("mislabelled", 0)
+        earlier = {"mislabelled": state_dict.get("mislabelled", 0)}
+        self._lasted = dict(state_dict.get("lasted", earlier))
 
 
 def _collect_curves(module: ClassifierModule, name: str) -> list[list[float]]:

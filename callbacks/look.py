@@ -20,6 +20,7 @@ from convlens.data.probes import Probes
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.mode import wait_for
 from convlens.explain.occlusion import compute_logits
+from convlens.training.calibration import Calibration
 from convlens.training.diary.diary import Diary
 
 FIRST_PIECES = (1, 8)  # units of the first pieces of a look; later ones are whole batches
@@ -93,6 +94,8 @@ class Look:
         history: the scalars of each epoch logged so far, from epoch 0; empty outside convlens runs.
         marks: events by epoch, such as ``{"head, top": 5}``.
         diary: what the training images did; None outside convlens runs, and without a diary.
+        calibration: how sure the network is of the stage's images; None outside convlens runs,
+            before the first pass, and if images may have several classes.
         over_training: ``fetch``, ``photographs`` and the like for the training images.
         memo: results that callbacks share within this look.
         skip_preprocessing: makes a context in which the network takes images from ``fetch``.
@@ -125,6 +128,7 @@ class Look:
     history: Sequence[Mapping[str, float]] = ()
     marks: Mapping[str, int] = field(default_factory=dict)
     diary: Diary | None = None
+    calibration: Calibration | None = None
     over_training: Mapping[str, Any] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
     skip_preprocessing: Callable[[], AbstractContextManager] = nullcontext

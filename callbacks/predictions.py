@@ -17,6 +17,7 @@ from torch import Tensor
 from convlens.core.errors import UserError
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.outputs import output_rows
+from convlens.training.calibrator import TEMPERATURE
 
 # images kept of each kind (worst mistakes, random sample) if they cannot be read again
 KEPT_IMAGES = 32
@@ -123,7 +124,8 @@ class PredictionBook:
         Unreadable predictions or labels set ``problem``, and the whole pass is dropped.
 
         Args:
-            outputs: what the module's step returned; ``outputs["logits"]`` are the logits.
+            outputs: what the module's step returned; ``outputs["logits"]`` are the logits, which
+                are divided by the temperature that convlens's own module returns with them.
             batch: a dictionary with ``label``, or (images, labels).
             get_logits: gives the logits if the step does not return them.
         """
@@ -144,6 +146,8 @@ class PredictionBook:
             rows = torch.arange(self._count, self._count + len(labels))
         self._count += len(labels)
         logits = logits.detach().float()
+        if isinstance(outputs, dict) and (temperature := outputs.get(TEMPERATURE, 1.0)) != 1:
+            logits = logits / temperature
         probs = (logits.sigmoid() if self.several else probabilities(logits)).cpu()
         labels, rows = labels.cpu(), rows.cpu()
         confidences, predicted = probs.max(dim=1)

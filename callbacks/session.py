@@ -260,6 +260,8 @@ def gather_context(
     that ``predictions`` holds.
     """
     context: dict[str, Any] = {"marks": _find_marks(module)}
+    if isinstance(module, ClassifierModule):
+        context["calibration"] = module.calibrator.get(stage)
     if isinstance(data, PictureData):
         pictures = data.dataset.splits[SPLITS[stage]]
         context |= _build_readers(pictures, data, module.device)

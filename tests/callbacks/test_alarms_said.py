@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from convlens.config.schema import AlarmsConfig
+from convlens.training.calibration import Calibration
 
 LIMITS = {
     "patience": 2, "evidence_lift": 1.0, "same_place": 0.7, "dead_share": 0.9,
@@ -129,6 +130,24 @@ def test_a_gap_is_said_once_and_stands_in_the_summary_without_any_look(monkeypat
     for _ in range(2):  # a resumed run ends twice
         run.alarms.end_training(run, SimpleNamespace(record=run.record))
     assert len(run.alarms.current) == 1 and "0.980" in run.alarms.current[0]
+
+
+def test_overconfidence_is_said_once_it_lasts_and_stands_in_the_summary(monkeypatch):
+    lines, run = said(monkeypatch), Run()
+    run.alarms = run.judge({**LIMITS, "overconfidence": 0.1})
+    sure = np.full(200, 0.95)
+    for epoch, right in enumerate((190, 120, 190, 120, 120, 120), 1):
+        found = Calibration(1.0, sure, sure, np.arange(200) < right)
+        module = SimpleNamespace(record={}, calibrator=SimpleNamespace(validation=found))
+        run.alarms.end_epoch(run, module)
+        assert len(lines) == (epoch >= 5)  # two epochs in a row
+        again = run.judge({**LIMITS, "overconfidence": 0.1})
+        again.load_state_dict(run.alarms.state_dict())
+        run.alarms = again  # resumed
+        run.current_epoch += 1
+    assert lines[0].startswith("alarm after epoch 5: surer than right: confidence 0.950")
+    run.alarms.end_training(run, module)
+    assert len(run.alarms.current) == 1 and "accuracy 0.600" in run.alarms.current[0]
 
 
 def test_runs_of_old_have_no_threshold_for_a_gap(monkeypatch):

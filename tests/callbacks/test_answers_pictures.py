@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from convlens.callbacks import AugmentationPreview, ConfusionMatrix, LearningCurves
+from convlens.callbacks import AugmentationPreview, ConfusionMatrix, LearningCurves, Reliability
 from convlens.callbacks import confusion_matrix as matrix_module
 from convlens.callbacks import learning_curves as curves_module
+from convlens.callbacks import reliability as reliability_module
 from convlens.callbacks.look import Look
 from convlens.callbacks.predictions import Predictions
 
@@ -15,6 +16,7 @@ from convlens.core.errors import UserError
 from convlens.data.probes import Probes
 from convlens.draw.palette import GREEN, RED
 from convlens.draw.picture import to_uint8
+from convlens.training.calibration import Calibration
 
 NAMES = ("cat", "dog", "emu")
 
@@ -73,6 +75,40 @@ def test_the_test_has_a_matrix_of_its_own():
 def test_without_answers_there_is_no_matrix():
     for found in (look(), look(predictions=answers([], []))):
         assert list(ConfusionMatrix().pictures(found)) == []
+
+
+# --- the reliability chart
+
+
+def chart_of(monkeypatch, found: Look) -> tuple[list[str], dict]:
+    """Return the tags that are yielded, and the curves that are drawn, by the name's beginning."""
+    given = {}
+
+    def chart(curves, *, title):
+        given.update({curve.name.partition(":")[0]: curve for curve in curves})
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(reliability_module, "reliability_chart", chart)
+    return [tag for tag, _ in Reliability().pictures(found)], given
+
+
+def test_the_chart_compares_confidences_without_and_with_the_temperature(monkeypatch):
+    raw, own = np.array([0.99, 0.99, 0.99]), np.array([0.7, 0.7, 0.5])
+    found = Calibration(2.0, raw, own, np.array([True, False, True]))
+    tags, drawn = chart_of(monkeypatch, look(calibration=found, clock=4, stage="test"))
+    assert tags == ["predictions/reliability/test"]
+    one, other = drawn["as the network says"], drawn["with temperature 2"]
+    assert one.counts.tolist() == [0] * 14 + [3] and one.accuracies[14] == pytest.approx(2 / 3)
+    assert other.counts[[7, 10]].tolist() == [1, 2] and other.confidences[10] == pytest.approx(0.7)
+    assert one.name.endswith("error 0.323")  # |2/3 - 0.99|
+
+
+def test_outside_convlens_runs_the_chart_is_that_of_the_predictions(monkeypatch):
+    tags, drawn = chart_of(monkeypatch, look(predictions=answers([0, 1, -1], [0, 0, 1]), clock=1))
+    assert tags == ["predictions/reliability"] and list(drawn) == ["as the network says"]
+    assert drawn["as the network says"].counts[-1] == 2  # one label is unknown
+    for none in (look(), look(predictions=answers([-1], [0])), look(predictions=answers([], []))):
+        assert chart_of(monkeypatch, none) == ([], {})
 
 
 # --- the augmentation
@@ -170,5 +206,6 @@ def test_without_history_there_are_no_curves():
 
 def test_plan_tells_the_tags():
     assert ConfusionMatrix().plan([], 3) == {"predictions/confusion_matrix": 1}
+    assert Reliability().plan([], 3) == {"predictions/reliability": 1}
     assert AugmentationPreview(probes=2).plan([], 1) == {"training/augmentation/<probe>": 1}
     assert LearningCurves().plan([], 3) == {"learning_curves": 1}

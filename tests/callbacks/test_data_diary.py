@@ -18,7 +18,7 @@ from support.tiny import TINY
 
 OTHERS = (
     "grad_cam", "augmentation_preview", "learning_curves", "confusion_matrix", "scores", "mistakes",
-    "class_means", "activation_grids", "occlusion_maps", "filter_visuals",
+    "class_means", "activation_grids", "occlusion_maps", "filter_visuals", "reliability",
 )  # fmt: skip
 CLASSES = ["disc", "triangle", "square", "star", "ring"]
 WORDS = [*TINY, "training.epochs=1", "looking.seconds=100", "logger.tensorboard=false"]

@@ -141,6 +141,7 @@ def test_every_picture_is_there_at_every_step_and_shows_something(events, config
     # of the answers to validation, and of those to the test; TINY networks do make mistakes
     answers = [
         "predictions/confusion_matrix",
+        "predictions/reliability",
         *(f"predictions/{w}" for w in ("mistakes", "random")),
     ]
     for tag in (*answers, "predictions/breakdown"):

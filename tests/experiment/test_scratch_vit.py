@@ -87,7 +87,7 @@ MARKED = [
     "looking={seconds: 100, first_seconds: 100, last_seconds: 100}",
     *(f"callbacks.{name}=null" for name in (
         "activation_grids", "augmentation_preview", "class_means", "confusion_matrix", "grad_cam",
-        "learning_curves", "mistakes", "occlusion_maps", "filter_visuals",
+        "learning_curves", "mistakes", "occlusion_maps", "filter_visuals", "reliability",
     )),
 ]  # fmt: skip
 

@@ -55,8 +55,8 @@ def looked(home: Path, *others: str) -> None:
     assert set(summary["explaining"]) == {
         "GradCam", "Scores", "Mistakes", "ConfusionMatrix", "DataDiary", "ClassMeans",
         "LayerChanges", "Shortcuts", "ActivationGrids", "OcclusionMaps", "FilterVisuals",
-        "AugmentationPreview",
-        "LearningCurves", "Attribution (integrated_gradients)", *others,
+        "AugmentationPreview", "LearningCurves", "Reliability",
+        "Attribution (integrated_gradients)", *others,
     }  # fmt: skip
     assert list((home / "explanations" / "epoch_001").rglob("*.jpg"))
 

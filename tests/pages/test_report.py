@@ -283,6 +283,34 @@ def test_results_are_those_of_the_run(home, page):
         assert float(test) == tested
 
 
+def test_calibration_has_a_section_with_what_validation_supports(tmp_path):
+    home = made_run(tmp_path / "run", looks=False)
+    row = {
+        "threshold": 0.8123,
+        "coverage": 0.9512,
+        "test_coverage": 0.9134,
+        "test_precision": 0.9876,
+    }
+    found = {
+        "temperature": 1.2345, "images": 150, "ece": 0.0711, "ece_calibrated": 0.0122,
+        "test_ece": 0.0833, "test_ece_calibrated": 0.0144, "abstain": {"0.95": row, "0.99": None},
+    }  # fmt: skip
+    summary = json.loads((home / "summary.json").read_text())
+    details = {"images": 90, "samples": 9, "scores": {}, "classes": {}, "calibration": found}
+    (home / "summary.json").write_text(json.dumps({**summary, "test_details": details}))
+    write(home, 3, "predictions/reliability", _picture(3))
+    page = Page(report(home).read_text(encoding="utf-8"))
+    tables = [
+        [[c.text for c in page.inside(each, "td")] for each in page.inside(table, "tr")][1:]
+        for table in page.inside(page.all("section", id="calibration")[0], "table")
+    ]
+    assert tables[0] == [["validation", "0.0711", "0.0122"], ["test", "0.0833", "0.0144"]]
+    assert tables[1] == [["95 %", "0.8123", "95.1 %", "91.3 %", "98.8 %"],
+                         ["99 %", "validation does not support it"]]  # fmt: skip
+    assert "The temperature 1.23, by which" in section(page, "calibration")
+    assert list(frames(page, "predictions/reliability")) == [3]
+
+
 def test_every_probe_is_there_at_every_epoch_it_was_looked_at(page):
     assert [probe["name"] for probe in viewed(page)["runs"][0]["probes"]] == list(PROBES)
     assert looked_at(page, "grad_cam") == [0, 1, 2, 3, 4]

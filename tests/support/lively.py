@@ -110,6 +110,8 @@ def differences(one: Path, other: Path) -> list[str]:
         found += _unequal(f"{which} optimizer", a["optimizer_states"], b["optimizer_states"])
         found += _unequal(f"{which} record", a["convlens_record"], b["convlens_record"])
         found += _unequal(f"{which} epoch", a["epoch"], b["epoch"])
+        calibrations = (each.get("convlens_calibration") for each in (a, b))
+        found += _unequal(f"{which} calibration", *calibrations)
     found += _unequal("metrics.csv", table(one), table(other))
     found += _unequal("summary.json", results(one), results(other))
     found += _unequal("files", files(one), files(other))

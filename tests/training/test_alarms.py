@@ -14,6 +14,7 @@ from convlens.training.alarms import (
     check_evidence_outside,
     check_evidence_place,
     check_generalisation_gap,
+    check_overconfidence,
     check_overfitting,
     find_dead_layers,
     find_mistaken_classes,
@@ -48,6 +49,40 @@ def test_not_raised_before_enough_epochs_agree():
     train = [0.5, 0.4, 0.3, 0.2, 0.1]
     assert check_overfitting(train, [0.5, 0.9, 0.9, 0.9, 0.9], **RULE) is None
     assert check_overfitting([], [], **RULE) is None
+
+
+def draw_confidences(images: int, rng: np.random.Generator) -> np.ndarray:
+    """Return confidences of all kinds; where they are nearly sure, chance is skewed."""
+    return rng.choice([0.999, 0.9, 0.7, 0.5], images, p=rng.dirichlet(np.ones(4)))
+
+
+def test_a_calibrated_network_is_rarely_called_surer_than_right():
+    """The number of right answers is Poisson binomial; its distribution is computed exactly."""
+    rng = np.random.default_rng(0)
+    for images in (5, 20, 50, 200, 400):
+        for _ in range(8):
+            confidences = draw_confidences(images, rng)
+            chances = np.ones(1)  # of 0, 1, … right answers
+            for each in confidences:
+                chances = np.convolve(chances, [1 - each, each])
+            speaks = [
+                check_overconfidence(confidences, np.arange(images) < right, gap=0.0) is not None
+                for right in range(images + 1)
+            ]
+            assert chances[speaks].sum() <= 1e-3
+            assert speaks == sorted(speaks, reverse=True)  # the fewer right, the sooner
+            if images >= 50:
+                assert speaks[0]
+
+
+def test_surer_than_right_is_said_of_enough_images_beyond_the_threshold():
+    sure, right = np.full(1000, 0.9), np.arange(1000) < 780
+    assert check_overconfidence(sure, right, gap=0.1) is not None
+    assert check_overconfidence(sure, right, gap=0.13) is None
+    assert check_overconfidence(sure[:8], right[:8] & False, gap=0.1) is not None
+    assert check_overconfidence(sure, right, gap=None) is None  # runs of earlier versions
+    assert check_overconfidence(1 - sure, right, gap=0.0) is None  # not sure enough
+    assert check_overconfidence(sure[:0], right[:0], gap=0.1) is None
 
 
 CLEAN = {"explain/energy_inside": 0.4, "explain/object_share": 0.2}

@@ -7,7 +7,7 @@ Images that the run used for training or validation are never tested.
 from __future__ import annotations
 
 from convlens.cli.results import format_seconds, print_details, print_results
-from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words
+from convlens.cli.words import RECIPE, TEMPERATURE, Keys, Word, Words, extract_words, read_switch
 from convlens.core.errors import UserError
 from convlens.core.loading import loading_libraries
 from convlens.core.processes import is_first_process
@@ -25,6 +25,7 @@ WORDS: Words = {
         "test-time augmentation: flip averages the probabilities of an image and its mirror image",
         form="flip", values=("flip",),
     ),
+    "temperature": TEMPERATURE,
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
 KEYS = Keys(
@@ -38,6 +39,7 @@ KEYS = Keys(
 def run(words: list[str]) -> int:
     values, overrides = extract_words(words, WORDS)
     ckpt, home = values["ckpt"], values["run"]
+    temperature = read_switch(values, "temperature")
     if values["tta"] not in (None, "flip"):
         raise UserError(f"tta={values['tta']}: expected flip")
     if ckpt is None and home is None:
@@ -50,7 +52,9 @@ def run(words: list[str]) -> int:
         from convlens.experiment.summary import seconds_by_name
 
     logs.silence_libraries()  # Lightning has added its own handler on import
-    evaluation = evaluate(path, overrides, print, mirrors=values["tta"] == "flip")
+    evaluation = evaluate(
+        path, overrides, print, mirrors=values["tta"] == "flip", temperature=temperature
+    )
     if is_first_process():
         tested_on = evaluation.tested_on
         name = "test" if tested_on.is_own_split else tested_on.place

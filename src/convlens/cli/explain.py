@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convlens.cli.words import RECIPE, Word, Words, extract_words
+from convlens.cli.words import RECIPE, TEMPERATURE, Word, Words, extract_words, read_switch
 from convlens.core.loading import loading_libraries
 from convlens.core.progress import progress_bar
 
@@ -30,6 +30,7 @@ WORDS: Words = {
         form="CLASS",
     ),
     "run_dir": Word("the folder to write; default: a new one in outputs/explain/", form="DIR"),
+    "temperature": TEMPERATURE,
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
 NOTES = (
@@ -45,6 +46,8 @@ NOTES = (
 
 def run(words: list[str]) -> int:
     values, overrides = extract_words(words, WORDS)
+    temperature = read_switch(values, "temperature")
+    del values["temperature"]
     with loading_libraries():
         from convlens.experiment.explain import explain_images
         from convlens.experiment.inputs import EXAMPLE
@@ -54,7 +57,7 @@ def run(words: list[str]) -> int:
     choose_methods(values["only"])  # report a wrong name before a network is built
     ckpt, layers = values.pop("ckpt"), values.pop("layers") or "auto"
     with progress_bar("reading the network"):
-        explainer, network = load_network(ckpt, overrides)
+        explainer, network = load_network(ckpt, overrides, temperature=temperature)
     if values["image"] is None and not (ckpt or overrides):
         values["image"] = str(EXAMPLE / "pictures")
     explain_images(explainer, network, **values, layers=layers, say=print)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from convlens.cli.words import RECIPE, Word, Words, extract_words, read_count, read_switch
+from convlens.cli.words import (
+    RECIPE,
+    TEMPERATURE,
+    Word,
+    Words,
+    extract_words,
+    read_count,
+    read_switch,
+)
 from convlens.core.errors import UserError
 from convlens.core.loading import loading_libraries
 
@@ -30,6 +38,7 @@ WORDS: Words = {
     ),
     "count": Word("images for this check, evenly spread", form="COUNT", default="16"),
     "run_dir": Word("the folder to write; default: a new one in outputs/export/", form="DIR"),
+    "temperature": TEMPERATURE,
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
 NOTES = (
@@ -54,7 +63,7 @@ def run(words: list[str]) -> int:
 
     export = export_network(
         ckpt, overrides, kind=values["format"] or "onnx", cam=cam, images=values["images"],
-        count=count, run_dir=values["run_dir"],
+        count=count, run_dir=values["run_dir"], temperature=read_switch(values, "temperature"),
     )  # fmt: skip
     print(export.facts.card)
     print(f"checked   {export.check}")

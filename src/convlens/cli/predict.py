@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from convlens.cli.words import RECIPE, Word, Words, extract_words, missing_word, read_count
+from convlens.cli.words import (
+    RECIPE,
+    TEMPERATURE,
+    Word,
+    Words,
+    extract_words,
+    missing_word,
+    read_count,
+    read_number,
+    read_switch,
+)
 from convlens.core.errors import UserError
 from convlens.core.loading import loading_libraries
 from convlens.core.progress import progress_bar
@@ -16,8 +26,13 @@ WORDS: Words = {
     "images": Word(
         "a folder of images, or one image", form="DIR", required=True, synonyms=("image",)
     ),
+    "abstain": Word(
+        "predict only where the confidence reaches this precision on validation, such as 0.99",
+        form="PRECISION",
+    ),
     "batch": Word("images per pass through the network", form="COUNT", default="64"),
     "run_dir": Word("the folder to write; default: a new one in outputs/predict/", form="DIR"),
+    "temperature": TEMPERATURE,
     "config_dir": RECIPE["config_dir"],
 }
 NOTES = (
@@ -29,7 +44,8 @@ NOTES = (
 
 def run(words: list[str]) -> int:
     values, overrides = extract_words(words, WORDS)
-    batch = read_count(values, "batch")
+    batch, temperature = read_count(values, "batch"), read_switch(values, "temperature")
+    precision = None if values["abstain"] is None else read_number(values, "abstain")
     images, ckpt = values["images"], values["ckpt"]
     if images is None:
         raise missing_word("predict", "images", WORDS)
@@ -42,19 +58,28 @@ def run(words: list[str]) -> int:
         from convlens.experiment.data import describe_used_images
         from convlens.experiment.inputs import find_checkpoint, find_image_files, start_walk
         from convlens.experiment.networks import load_network
-        from convlens.experiment.predict import TABLE, choose_folder, predict_files
+        from convlens.experiment.predict import (
+            TABLE,
+            choose_folder,
+            choose_threshold,
+            predict_files,
+        )
 
     with progress_bar("reading the network"):
-        explainer, network = load_network(ckpt, overrides)
+        explainer, network = load_network(ckpt, overrides, temperature=temperature)
+    least = None if precision is None else choose_threshold(explainer, precision)
     walk = start_walk(images)
     files = list(find_image_files(walk))
     table = choose_folder(values["run_dir"]) / TABLE
     print(f"{len(files)} images, {network}")
     for line in walk.notes(f"in {images}"):
         print(f"! {line}")
-    result = predict_files(explainer, files, table, batch=batch)
+    result = predict_files(explainer, files, table, batch=batch, least=least)
     for name, count in sorted(result.counts.items(), key=lambda pair: -pair[1])[:10]:
         print(f"  {count:>8} {name}")
+    if least is not None:
+        read = len(files) - len(result.refused)
+        print(f"abstained in {result.abstained} of {read} images: confidence below {least:.4g}")
     for line in result.refused[:5]:
         print(f"! {line}")
     if result.refused:

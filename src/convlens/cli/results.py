@@ -62,6 +62,8 @@ def print_details(details: Mapping[str, Any]) -> None:
         interval = f"{score['low']:.4f} to {score['high']:.4f}" if "low" in score else ""
         table.add_row(name.replace("_", " "), f"{score['value']:.4f}", interval)
     screen().print(table)
+    if "calibration" in details:
+        print(describe_calibration(details["calibration"]))
     rows = details["classes"]
     if len(rows) > CLASSES:
         print(f"results.json has the scores of all {len(rows)} classes")
@@ -86,6 +88,34 @@ def describe_interval(details: Mapping[str, Any]) -> str:
         f"test accuracy {score['value']:.4f}, 95 % interval {score['low']:.4f} to "
         f"{score['high']:.4f} ({details['images']} images)"
     )
+
+
+def describe_calibration(found: Mapping[str, Any]) -> str:
+    """Return temperature, calibration errors and the highest precision with answers in one line.
+
+    Args:
+        found: see ``convlens.training.calibration.describe_calibration``.
+
+    >>> row = {"test_coverage": 0.91, "test_precision": 0.988}
+    >>> found = {"temperature": 1.5, "test_ece": 0.08, "test_ece_calibrated": 0.01}
+    >>> describe_calibration({**found, "abstain": {"0.95": row, "0.99": None}})
+    'calibration error of the test 0.0800, with temperature 1.5 0.0100; abstain=0.95 answers \
+91.0 % of the test images, 98.8 % of them correctly'
+    >>> describe_calibration({**found, "abstain": {}, "uncalibrated": "why"})
+    'calibration error of the test 0.0800, no temperature (why)'
+    """
+    with_it = f"with temperature {found['temperature']:.3g} {found['test_ece_calibrated']:.4f}"
+    if "uncalibrated" in found:
+        with_it = f"no temperature ({found['uncalibrated']})"
+    line = f"calibration error of the test {found['test_ece']:.4f}, {with_it}"
+    supported = [(key, row) for key, row in found["abstain"].items() if row]
+    if not supported:
+        return line
+    precision, row = supported[-1]
+    line += f"; abstain={precision} answers {row['test_coverage']:.1%} of the test images"
+    if row["test_precision"] is not None:
+        line += f", {row['test_precision']:.1%} of them correctly"
+    return line.replace("%", " %")
 
 
 def format_seconds(seconds: Mapping[str, float]) -> str:
@@ -117,8 +147,10 @@ def print_closing(home: Path, summary: dict) -> None:
     }
     title = f"{summary['experiment']}: best epoch {best} of {last} (lowest validation loss)"
     print_results(title, rows)
-    if summary.get("test_details"):
-        print(describe_interval(summary["test_details"]))
+    if details := summary.get("test_details"):
+        print(describe_interval(details))
+        if "calibration" in details:
+            print(describe_calibration(details["calibration"]))
     print(f"{format_seconds(summary['seconds'])}; {summary['images_per_second']:.0f} images/s")
     for line in drop_repeated_advice(summary["alarms"]):
         print(f"! {line}")

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from convlens.cli.words import RECIPE, Word, Words, extract_words, read_number
+from convlens.cli.words import (
+    RECIPE,
+    TEMPERATURE,
+    Word,
+    Words,
+    extract_words,
+    read_number,
+    read_switch,
+)
 from convlens.core.errors import UserError
 from convlens.core.loading import loading_libraries
 from convlens.core.progress import progress_bar
@@ -18,6 +26,7 @@ WORDS: Words = {
         "the address to listen on; 0.0.0.0 opens the page to the network",
         form="NAME", default="127.0.0.1",
     ),
+    "temperature": TEMPERATURE,
     "config_dir": RECIPE["config_dir"],
 }  # fmt: skip
 NOTES = (
@@ -27,6 +36,7 @@ NOTES = (
 
 def run(words: list[str]) -> int:
     values, overrides = extract_words(words, WORDS)
+    temperature = read_switch(values, "temperature")
     port = read_number(values, "port")
     if not isinstance(port, int) or not 0 <= port < 2**16:
         raise UserError(f"port={values['port']}: expected a whole number from 0 to 65535")
@@ -36,5 +46,5 @@ def run(words: list[str]) -> int:
 
     check_installed()
     with progress_bar("reading the network"):
-        explainer, network = load_network(values["ckpt"], overrides)
+        explainer, network = load_network(values["ckpt"], overrides, temperature=temperature)
     return serve(explainer, network, host=values["host"] or "", port=port, say=print)

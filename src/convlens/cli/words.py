@@ -89,6 +89,12 @@ RECIPE: Words = {
     ),
 }  # fmt: skip
 
+# the word of every command that answers with a network
+TEMPERATURE = Word(
+    "whether probabilities are calibrated by the temperature fitted on validation",
+    form="SWITCH", default="true", values=("true", "false"),
+)  # fmt: skip
+
 
 def split_make_words(arguments: list[str]) -> list[str]:
     """Return the words one by one, whether make or a shell passed them.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as L
 
-from convlens.callbacks import ConfusionMatrix, Looks, Mistakes
+from convlens.callbacks import ConfusionMatrix, Looks, Mistakes, Reliability
 from convlens.callbacks.predictions import PredictionBook, Predictions
 from convlens.config.checks import replace_values, restore_config
 from convlens.config.compose import apply_overrides
@@ -58,8 +58,8 @@ class Evaluation:
         details: see ``convlens.training.details``.
         home: the folder with ``predictions.csv`` (probabilities of every test image, see
             ``convlens.experiment.predict``) and ``results.json``. Its folder ``epoch_NNN`` contains
-            the confusion matrix and the most confident mistakes with their Grad-CAM. If images were
-            left out, ``left_out.csv`` states how the run used each of them.
+            the confusion matrix, the reliability chart, and the most confident mistakes with their
+            Grad-CAM. If images were left out, ``left_out.csv`` states how the run used each.
     """
 
     tested_on: UnseenImages
@@ -70,8 +70,9 @@ class Evaluation:
 
 
 def evaluate(
-    file: Path, words: list[str], say: Callable[[str], object], *, mirrors: bool = False
-) -> Evaluation:
+    file: Path, words: list[str], say: Callable[[str], object], *, mirrors: bool = False,
+    temperature: bool = True,
+) -> Evaluation:  # fmt: skip
     """Test a checkpoint; on the test split of its run, the results equal those of the run.
 
     Args:
@@ -80,6 +81,7 @@ def evaluate(
         say: prints a line about the selection of images, before the test.
         mirrors: average the probabilities of each image and its mirror image (test-time
             augmentation); the results have a folder of their own.
+        temperature: whether probabilities are calibrated; without, the folder is another one, too.
 
     Raises:
         UserError: the file is not a convlens checkpoint, an override fits no key, no image is left
@@ -95,7 +97,7 @@ def evaluate(
         raise UserError("trainer.fast_dev_run: eval tests every image; leave it out")
     with progress_bar("selecting the test images"):
         tested_on = select_test_images(config, content)
-    name = f"{file.stem}_flip" if mirrors else file.stem
+    name = file.stem + "_flip" * mirrors + "_uncalibrated" * (not temperature)
     home, data = _choose_folder(file, name, tested_on.is_own_split), tested_on.data
     if is_first_process():
         for line in tested_on.lines:
@@ -104,8 +106,10 @@ def evaluate(
         images = data.dataset.splits["test"]
     module = restore_module(content, "the checkpoint", format_targets(config))
     module.mirrors_tests = mirrors
+    if not temperature:
+        module.calibrator.validation = None
     book = PredictionBook(keep_probabilities=True, several=module.multi_label)
-    looks = Looks([Mistakes(), ConfusionMatrix()], predictions=book)
+    looks = Looks([Mistakes(), ConfusionMatrix(), Reliability()], predictions=book)
     looks.tested = epoch
     trainer = _build_trainer(config, looks)
     probes = choose_probes(images, data.class_names, count=1, seed=config.seed)
@@ -121,7 +125,7 @@ def evaluate(
     if is_first_process():
         _write_predictions(home / TABLE, looks.predictions.latest["test"], data, module)
         _write_left_out(home / "left_out.csv", tested_on)
-        _write_results(file, evaluation, mirrors=mirrors)
+        _write_results(file, evaluation, mirrors=mirrors, temperature=temperature)
     return evaluation
 
 
@@ -190,10 +194,10 @@ def _write_left_out(file: Path, tested_on: UnseenImages) -> None:
         file.write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="")
 
 
-def _write_results(file: Path, evaluation: Evaluation, *, mirrors: bool) -> None:
+def _write_results(file: Path, evaluation: Evaluation, *, mirrors: bool, temperature: bool) -> None:
     """Write results.json.
 
-    Results on the run's own test split, without test-time augmentation, are added to its summary.
+    Results on the run's own test split, as the run itself tests, are added to its summary.
     """
     tested_on, epoch, results = evaluation.tested_on, evaluation.epoch, evaluation.results
     write_results(
@@ -205,5 +209,5 @@ def _write_results(file: Path, evaluation: Evaluation, *, mirrors: bool) -> None
             "test": results, "test_details": evaluation.details,
         },
     )  # fmt: skip
-    if (home := find_run_folder(file)) and tested_on.is_own_split and not mirrors:
+    if (home := find_run_folder(file)) and tested_on.is_own_split and temperature and not mirrors:
         write_evaluation(home, file, epoch, results, seconds_by_name())

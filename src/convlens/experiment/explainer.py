@@ -36,6 +36,7 @@ from convlens.experiment.methods import (
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.mode import add_preprocessing, device_of, explaining, prepare_images
 from convlens.explain.outputs import answering, check_outputs
+from convlens.training.calibration import Calibration
 
 log = logging.getLogger("convlens")
 
@@ -56,12 +57,15 @@ class Explainer:
             ``convlens.explain.outputs.OutputReader``.
         thresholds: ``K`` probabilities from which each class counts as predicted, if an image may
             have several classes, whose probabilities are then independent; None if it has one.
+        calibration: from validation; None for probabilities as the network gives them.
 
     Attributes:
         network: as given.
         class_names: as given, a tuple.
         recipe: as given.
         thresholds: as given, a tensor.
+        calibration: as given.
+        temperature: ``probabilities`` divides the logits by it. Maps explain the undivided logits.
         note: how the outputs are read if they are not logits; otherwise None.
 
     Raises:
@@ -71,11 +75,13 @@ class Explainer:
     def __init__(
         self, network: nn.Module, class_names: Sequence[str], recipe: Recipe, *,
         normalise: nn.Module | None = None, seed: int = 0, outputs: str = "auto",
-        thresholds: Sequence[float] | None = None,
+        thresholds: Sequence[float] | None = None, calibration: Calibration | None = None,
     ):  # fmt: skip
         self.network, self.class_names, self.recipe = network, tuple(class_names), recipe
         self.seed, self._normalise, self._outputs = seed, normalise, outputs
         self.thresholds = None if thresholds is None else torch.tensor(thresholds)
+        self.calibration = calibration
+        self.temperature = 1.0 if calibration is None else calibration.temperature
         repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
         if repeated:
             raise UserError(
@@ -166,6 +172,8 @@ class Explainer:
         """Return the probabilities ``(B, K)``, on the CPU, of images ``(B, C, H, W)`` in [0, 1]."""
         with self._prepare_network(), explaining(self.network), torch.no_grad():
             logits = self.network(prepare_images(self.network, pictures.contiguous()))
+            if self.temperature != 1:
+                logits = logits / self.temperature
             return (probabilities(logits) if self.thresholds is None else logits.sigmoid()).cpu()
 
     def list_predicted(self, probabilities: Tensor) -> list[int]:

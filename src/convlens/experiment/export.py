@@ -116,6 +116,7 @@ class _Subject:
 def export_network(
     ckpt: str | None, words: list[str], *, kind: str = "onnx", cam: bool = False,
     images: str | None = None, count: int = 16, run_dir: str | None = None,
+    temperature: bool = True,
 ) -> Export:  # fmt: skip
     """Export a network; the file is written only if it computes what the network does.
 
@@ -127,6 +128,7 @@ def export_network(
         images: an image or a folder of images for the check; None for images of the run's data.
         count: number of images for the check, evenly spread over all.
         run_dir: the folder to write; None for a new one.
+        temperature: whether the file's probabilities are the calibrated ones.
 
     Raises:
         UserError: the format is unknown or cannot hold this network, a package is missing, there
@@ -141,7 +143,7 @@ def export_network(
         raise UserError(f"ckpt={ckpt} is an exported file; give the checkpoint it was made from")
     home = _find_folder(run_dir, FILES[kind])
     with progress_bar("reading the network"):
-        explainer, _ = load_network(ckpt, words)
+        explainer, _ = load_network(ckpt, words, temperature=temperature)
         explainer.network.cpu()
         origin = read_origin(ckpt, words)
     with progress_bar("computing the answers for the check"):
@@ -186,11 +188,16 @@ def _describe(
         targets = torch.arange(len(explainer.class_names)) if several else torch.tensor([-1])
         found = grad_cam(network, images, targets.expand(len(images), -1), [layer], batch=_BATCH)
         maps = found.maps[layer]
-        expected |= {LOGITS: found.logits, GRAD_CAM: maps if several else maps[:, 0]}
+        expected |= {
+            LOGITS: found.logits / explainer.temperature,
+            GRAD_CAM: maps if several else maps[:, 0],
+        }
     else:
-        expected[LOGITS] = compute_logits(network, images, batch=_BATCH)
+        expected[LOGITS] = compute_logits(network, images, batch=_BATCH) / explainer.temperature
     limits = None if explainer.thresholds is None else explainer.thresholds.tolist()
-    facts = make_facts(explainer.class_names, explainer.recipe, layer, limits)
+    facts = make_facts(
+        explainer.class_names, explainer.recipe, layer, limits, explainer.temperature
+    )
     facts = replace(facts, card=write_card(network, facts, origin))
     spec = origin.config.model
     return _Subject(copy_plain(network), spec, images, place, expected, facts)
@@ -325,7 +332,8 @@ def _write_timm(subject: _Subject, folder: Path) -> Check:
         timm_folder.write_timm_folder(made, result, options, subject.facts, normalise)
         network = timm.create_model(f"local-dir:{made}", pretrained=True).eval()
         several = subject.facts.thresholds is not None
-        answers = Answers(nn.Sequential(normalise, network), several=several)
+        temperature = subject.facts.temperature
+        answers = Answers(nn.Sequential(normalise, network), temperature, several=several)
         with torch.no_grad():
             names = (PROBABILITIES, LOGITS)
             check = _compare(subject, lambda part: dict(zip(names, answers(part), strict=True)))

@@ -28,15 +28,18 @@ class ExportedExplainer(Explainer):
     Args:
         network: the file.
         facts: what it says about itself.
+        temperature: False undoes the temperature by which the file divides its logits.
 
     Attributes:
         facts: as given.
     """
 
-    def __init__(self, network: OnnxNetwork, facts: Facts):
+    def __init__(self, network: OnnxNetwork, facts: Facts, *, temperature: bool = True):
         super().__init__(
             network, facts.class_names, facts.recipe, outputs="logits", thresholds=facts.thresholds
         )
+        if not temperature:
+            self.temperature = 1 / facts.temperature
         self.facts = facts
 
     def filters(
@@ -94,8 +97,12 @@ def _has_no_layers(method: str) -> UserError:
     )
 
 
-def load_exported(file: Path) -> ExportedExplainer:
+def load_exported(file: Path, *, temperature: bool = True) -> ExportedExplainer:
     """Load an ONNX file that ``convlens export`` wrote.
+
+    Args:
+        file: the file.
+        temperature: see ``ExportedExplainer``.
 
     Raises:
         UserError: there is no such file, ONNX Runtime is not installed or cannot read it, or
@@ -109,4 +116,4 @@ def load_exported(file: Path) -> ExportedExplainer:
         wanted = {PROBABILITIES, LOGITS} | ({GRAD_CAM} if facts.layer is not None else set())
         if set(network.outputs) != wanted:
             raise ValueError(f"outputs: {', '.join(network.outputs)}")
-        return ExportedExplainer(network, facts)
+        return ExportedExplainer(network, facts, temperature=temperature)

@@ -34,8 +34,9 @@ from convlens.training.survival.checkpoint import read_checkpoint
 
 
 def load(
-    checkpoint: str | os.PathLike, *, device: str | None = None, words: Sequence[str] = ()
-) -> Explainer:
+    checkpoint: str | os.PathLike, *, device: str | None = None, words: Sequence[str] = (),
+    temperature: bool = True,
+) -> Explainer:  # fmt: skip
     """Load the network of a checkpoint that a convlens run wrote, ready to predict and explain.
 
     Args:
@@ -43,6 +44,7 @@ def load(
         device: such as ``cuda``; None for the GPU if there is one. Exported files run on the CPU.
         words: the user-defined classes of the run, named again, such as
             ``model._target_=mine.Network``: code that only the file names is never run.
+        temperature: False gives the probabilities of training, not the calibrated ones.
 
     Returns:
         The network with its class names.
@@ -51,7 +53,7 @@ def load(
         UserError: the file does not exist, or convlens did not write it.
     """
     if is_exported(file := Path(checkpoint).expanduser()):
-        return load_exported(file)
+        return load_exported(file, temperature=temperature)
     content = read_checkpoint(checkpoint)
     module = restore_module(content, str(checkpoint), words)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,7 +64,7 @@ def load(
     thresholds = None if module.thresholds is None else module.thresholds.tolist()
     return Explainer(
         network, module.class_names, recipe, seed=module.seed, outputs="logits",
-        thresholds=thresholds,
+        thresholds=thresholds, calibration=module.calibrator.validation if temperature else None,
     )  # fmt: skip
 
 
@@ -98,7 +100,9 @@ def wrap(
     return Explainer(network, class_names, recipe, normalise=normalise, outputs=outputs)
 
 
-def load_network(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
+def load_network(
+    ckpt: str | None, words: list[str], *, temperature: bool = True
+) -> tuple[Explainer, str]:
     """Return the network that a command names, and a name for messages.
 
     Args:
@@ -106,6 +110,7 @@ def load_network(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
             network in the package.
         words: overrides. Without ``ckpt``, ``model=…`` with ``model.head=imagenet`` builds a
             network with its library's weights. With neither, the example network is loaded.
+        temperature: see ``load``.
 
     Raises:
         UserError: the checkpoint does not exist, an override fits no key, or the network has no
@@ -122,7 +127,7 @@ def load_network(ckpt: str | None, words: list[str]) -> tuple[Explainer, str]:
     path = find_checkpoint(ckpt or EXAMPLE_NAME)
     is_example = ckpt in (None, EXAMPLE_NAME)
     name = "the example network, trained on shapes" if is_example else str(path)
-    return load(path, words=repeated), name
+    return load(path, words=repeated, temperature=temperature), name
 
 
 def _build_from_library(words: list[str]) -> tuple[Explainer, str]:
@@ -164,6 +169,7 @@ def restore_module(
     with convert_build_errors(where):
         module = build_module(config, parts["class_names"], pretrained=False)
         module.load_state_dict(checkpoint["state_dict"])
+        module.calibrator.load(checkpoint)
     return module
 
 

@@ -6,7 +6,8 @@ empty), or ``true``, the true class if it is known. The prefix ``probability/`` 
 ``file`` or ``true`` apart from the other columns.
 
 If images may have several classes, ``predicted`` and ``true`` separate them by ``|`` (none is an
-empty cell), and ``confidence`` is the highest probability.
+empty cell), and ``confidence`` is the highest probability. ``predicted`` is also empty where
+``abstain`` leaves an image without a prediction.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from convlens.data.pixels.decode import ImageError
 from convlens.data.pixels.load import pillow_settings
 from convlens.experiment.explainer import Explainer
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
+from convlens.training.calibration import count_needed
 
 TABLE = "predictions.csv"
 
@@ -40,11 +42,13 @@ class PredictionSummary:
 
     Attributes:
         counts: number of images by predicted class; an image with several counts for each.
+        abstained: number of images whose confidence is too low for a prediction.
         refused: one line for each file that could not be decoded.
         seconds: total time.
     """
 
     counts: Counter = field(default_factory=Counter)
+    abstained: int = 0
     refused: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -64,9 +68,39 @@ def choose_folder(run_dir: str | None) -> Path:
     return home
 
 
+def choose_threshold(explainer: Explainer, precision: float) -> float:
+    """Return the calibrated confidence from which predictions have a precision on validation.
+
+    Args:
+        explainer: the network.
+        precision: wanted fraction of correct predictions.
+
+    Raises:
+        UserError: it is not between 0 and 1, or validation does not support it.
+    """
+    word, known = f"abstain={precision:g}", explainer.calibration
+    if not 0 < precision < 1:
+        raise UserError(f"{word}: expected a fraction of correct predictions, such as 0.99")
+    if known is None:
+        raise UserError(
+            f"{word}: needs a checkpoint with calibration (one class per image), "
+            f"without temperature=false"
+        )
+    if (least := known.find_threshold(precision)) is not None:
+        return least
+    count, needed = len(known.correct), count_needed(precision)
+    if count < needed:
+        raise UserError(
+            f"{word}: needs 3/(1-precision) = {needed} validation images, the run has {count}; "
+            f"ask for less"
+        )
+    raise UserError(f"{word}: no {needed} of the {count} validation images reach it; ask for less")
+
+
 def predict_files(
-    explainer: Explainer, files: Sequence[Path], table: Path, *, batch: int = 64
-) -> PredictionSummary:
+    explainer: Explainer, files: Sequence[Path], table: Path, *, batch: int = 64,
+    least: float | None = None,
+) -> PredictionSummary:  # fmt: skip
     """Write the table for ``files``; a broken file gets a row with the error.
 
     While the network predicts a batch, threads decode the next; at most two batches are in memory.
@@ -76,6 +110,7 @@ def predict_files(
         files: image files.
         table: the file to write.
         batch: images per pass.
+        least: lowest confidence with which a class is predicted; None: any.
 
     Raises:
         OSError: the table cannot be written; the rows so far remain in ``predictions.csv.part``.
@@ -88,6 +123,9 @@ def predict_files(
             if isinstance(result, ImageError):
                 summary.refused.append(str(result))
                 yield str(file), None, result.reason
+            elif least is not None and result.max() < least:
+                summary.abstained += 1
+                yield str(file), result, ""
             else:
                 predicted = explainer.list_predicted(torch.from_numpy(result))
                 for number in predicted:
@@ -97,7 +135,9 @@ def predict_files(
                 yield str(file), result, ""
 
     with progress_bar("predicting", len(files)) as work:
-        write_table(table, explainer.class_names, rows(), thresholds=explainer.thresholds)
+        write_table(
+            table, explainer.class_names, rows(), thresholds=explainer.thresholds, least=least
+        )
     summary.seconds = time.perf_counter() - began
     return summary
 
@@ -129,7 +169,7 @@ def _predict_each(
 
 def write_table(
     file: Path, class_names: Sequence[str], rows: Iterable[tuple[str, np.ndarray | None, str]],
-    *, last: str = "error", thresholds: torch.Tensor | None = None,
+    *, last: str = "error", thresholds: torch.Tensor | None = None, least: float | None = None,
 ) -> None:  # fmt: skip
     """Write ``predictions.csv`` completely, or leave the rows so far in ``predictions.csv.part``.
 
@@ -140,6 +180,7 @@ def write_table(
         last: name of the last column: ``error``, or ``true`` if the classes are known.
         thresholds: (K,), the probability from which each class counts as predicted, if images may
             have several; None if each has one.
+        least: lowest confidence with which a class is predicted; None: any.
     """
     part = file.with_name(f"{file.name}.part")
     # surrogateescape: file names need not be UTF-8, and must be written back unchanged
@@ -151,7 +192,8 @@ def write_table(
             if probabilities is not None:
                 best = int(probabilities.argmax())
                 values = [f"{each:.6g}" for each in probabilities.tolist()]
-                predicted = class_names[best]
+                answers = least is None or probabilities[best] >= least
+                predicted = class_names[best] if answers else ""
                 if thresholds is not None:
                     above = np.flatnonzero(probabilities >= thresholds.numpy())
                     predicted = SEPARATOR.join(class_names[number] for number in above)

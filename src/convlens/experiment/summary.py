@@ -26,6 +26,7 @@ from convlens.rundir.read import Row, find_best_row, select_stage
 from convlens.rundir.write import write_summary
 from convlens.training import ClassifierModule
 from convlens.training.alarms import check_against_untrained, check_overfitting
+from convlens.training.calibration import describe_calibration
 from convlens.training.details import Details, describe_answers, describe_several
 from convlens.training.diary.keeper import DiaryKeeper
 from convlens.training.kernels import describe_kernels
@@ -56,9 +57,18 @@ def describe_test(book: PredictionBook, module: ClassifierModule) -> Details:
     shares, names = predictions.probabilities, module.class_names
     with progress_bar("computing confidence intervals"):
         if predictions.present is None or module.thresholds is None:
-            return describe_answers(shares, predictions.labels, names)
+            details = describe_answers(shares, predictions.labels, names)
+            return details | _describe_calibration(module)
         thresholds = module.thresholds.cpu().numpy()
         return describe_several(shares, predictions.present, thresholds, names)
+
+
+def _describe_calibration(module: ClassifierModule) -> Details:
+    """Return the calibration by validation, and how it fits the test images; empty without."""
+    validation, test = module.calibrator.validation, module.calibrator.test
+    if validation is None or test is None:
+        return {}
+    return {"calibration": describe_calibration(validation, test)}
 
 
 def summarise(

@@ -206,7 +206,9 @@ def run_test(trainer: L.Trainer, run: Run, checkpoint: str | None) -> dict[str, 
     best epoch, and the history after it would be lost.
     """
     if checkpoint:
-        run.module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        content = read_checkpoint(checkpoint)
+        run.module.load_state_dict(content["state_dict"])
+        run.module.calibrator.load(content)
     # on a terminal Lightning shows a bar of its own
     with progress_bar("testing", visible=not sys.stdout.isatty()):
         trainer.test(run.module, datamodule=run.data, verbose=False)

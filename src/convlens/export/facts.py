@@ -84,11 +84,12 @@ class Facts:
 
 def make_facts(
     class_names: tuple[str, ...], recipe: Recipe, layer: str | None = None,
-    thresholds: Sequence[float] | None = None,
+    thresholds: Sequence[float] | None = None, temperature: float = 1.0,
 ) -> Facts:  # fmt: skip
-    """Return the facts of a network that is not calibrated, without a model card."""
+    """Return the facts of a network, without a model card."""
     limits = None if thresholds is None else tuple(thresholds)
-    return Facts(class_names, replace(recipe, decode="exact"), layer=layer, thresholds=limits)
+    exact = replace(recipe, decode="exact")
+    return Facts(class_names, exact, temperature, layer, thresholds=limits)
 
 
 def describe_rule(recipe: Recipe) -> str:

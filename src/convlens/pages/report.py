@@ -33,6 +33,7 @@ LINES = 12  # most lines in a chart of scores; if there are more, it shows the h
 # section of the page -> prefixes of its pictures' tags
 SECTIONS = {
     "confusion": ("predictions/confusion_matrix",),
+    "reliability": ("predictions/reliability",),
     "mistakes": ("predictions/mistakes",),
     "answers": ("predictions/breakdown", "predictions/random"),
     "diary": (

@@ -28,7 +28,7 @@ _HIGHER = re.compile(
     r"(^|/)(accuracy|balanced_accuracy|(macro_)?f1|auroc|average_precision|cohen_kappa|mean_ap|ap"
     r"|top\d+_accuracy)(/|$)|^images_per_second$"
 )
-_LOWER = re.compile(r"(^|/)loss$|^seconds(/|$)|^(alarms|failures)$")
+_LOWER = re.compile(r"(^|/)(loss|ece)$|^seconds(/|$)|^(alarms|failures)$")
 
 
 @dataclass(frozen=True)

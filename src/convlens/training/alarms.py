@@ -14,6 +14,7 @@ import numpy as np
 DIGITS = 12  # most decimals that are written to show that two numbers differ
 NAMED = 4  # classes named in one line
 MISTAKEN = 10  # classes that get a line each
+_CHANCE = 1e-3  # of an alarm about a calibrated network, at most
 
 
 def format_distinct(one: float, other: float, kind: str) -> tuple[str, str]:
@@ -286,6 +287,44 @@ def check_generalisation_gap(
     return (
         f"training accuracy is far above validation: {seen:.3f} against {others:.3f} {over} "
         f"(alarms.gap={gap:g}); add images, augmentation or dropout, or train fewer layers"
+    )
+
+
+def check_overconfidence(
+    confidences: np.ndarray, correct: np.ndarray, *, gap: float | None
+) -> str | None:
+    """Warn if a network is surer than it is right.
+
+    The alarm is raised when the mean confidence exceeds the accuracy by at least ``gap``, and by
+    more than chance explains. A calibrated network is right with the probabilities p that it
+    states. Then the sum of p - correct reaches t with a probability of at most
+    exp(-t² / (2 (V + t/3))), where V = Σ p (1 - p) (Bernstein's inequality; it holds for any number
+    of images): this bound must be below 0.001.
+
+    Args:
+        confidences: (N,) probabilities of the predicted classes on validation images.
+        correct: (N,) bool.
+        gap: threshold; None, in runs of earlier versions, for no alarm.
+
+    Returns:
+        The alarm, or None.
+
+    >>> check_overconfidence(np.full(200, 0.95), np.arange(200) < 160, gap=0.1).partition(";")[0]
+    'surer than right: confidence 0.950, accuracy 0.800 on 200 validation images \
+(alarms.overconfidence=0.1)'
+    >>> check_overconfidence(np.full(20, 0.95), np.arange(20) < 16, gap=0.1)  # too few images
+    """
+    count = len(correct)
+    excess = float(confidences.sum() - correct.sum())
+    if gap is None or not count or excess <= 0 or excess < gap * count:
+        return None
+    variance = float((confidences * (1 - confidences)).sum())
+    if excess**2 / (2 * (variance + excess / 3)) < -math.log(_CHANCE):
+        return None
+    sure, right = format_distinct(float(confidences.mean()), float(correct.mean()), ".3f")
+    return (
+        f"surer than right: confidence {sure}, accuracy {right} on {count} validation images "
+        f"(alarms.overconfidence={gap:g}); see predictions/reliability, predict with a temperature"
     )
 
 

@@ -24,6 +24,7 @@ from convlens.core.evaluation import evaluation_mode
 from convlens.models import build_model
 from convlens.models.adapters import add_adapters
 from convlens.training.averaging import KEY, WeightAverage, choose_rule
+from convlens.training.calibrator import TEMPERATURE, Calibrator
 from convlens.training.compiling import compile_in_place
 from convlens.training.diary.diary import Diary
 from convlens.training.finetune.groups import list_optimizer_groups
@@ -36,7 +37,7 @@ from convlens.training.objective import (
     count_outputs,
     select_targets,
 )
-from convlens.training.optimizers import build_optimizer
+from convlens.training.optimizers import build_optimizer, may_fuse
 from convlens.training.randomness import seed_batch, seed_weights
 
 Metrics = EpochMetrics | MultiLabelMetrics
@@ -68,6 +69,7 @@ class ClassifierModule(L.LightningModule):
         average: the average of the weights; None before training.
         mirrors_tests: whether tests average the predictions of an image and its mirror image.
         diary: what every training image did; None if no diary is kept.
+        calibrator: holds the temperature; ``test_step`` returns it with the undivided logits.
         multi_label: whether images may have several classes; labels are then bool (B, K).
         thresholds: (K,), the probability from which each class counts as predicted; None unless
             ``multi_label``. Each validation chooses them anew, and checkpoints keep them.
@@ -122,6 +124,7 @@ class ClassifierModule(L.LightningModule):
         self._loaded_average: dict | None = None
         self.mirrors_tests = False
         self.diary: Diary | None = None
+        self.calibrator = Calibrator(not self.multi_label)
 
     def _build_metrics(self, *, detailed: bool = True, soft: bool = False) -> Metrics:
         named = self.metric_names if detailed else ()
@@ -155,16 +158,7 @@ class ClassifierModule(L.LightningModule):
         """Build the optimizer over all groups, frozen ones too, so that any checkpoint fits."""
         chosen = self.optimizer_config
         groups = list_optimizer_groups(self.schedule.groups.values(), self.model, chosen)
-        return build_optimizer(chosen, groups, fused=self._may_fuse())
-
-    def _may_fuse(self) -> bool:
-        """Return whether the optimizer may be fused: on CUDA; the CPU keeps the bits it has.
-
-        A fused optimizer unscales float16's gradients itself, so they cannot be clipped before.
-        """
-        trainer = self._trainer
-        scales = getattr(getattr(trainer, "precision_plugin", None), "scaler", None) is not None
-        return self.device.type == "cuda" and not (scales and trainer.gradient_clip_val)
+        return build_optimizer(chosen, groups, fused=may_fuse(self.device, self._trainer))
 
     def on_fit_start(self) -> None:
         if self.averaging is not None:
@@ -277,17 +271,21 @@ class ClassifierModule(L.LightningModule):
                         yield self.average.get(f"{name}.{key}")
 
     def validation_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
-        return {"logits": self._evaluate(self.val_metrics, batch)}
+        return {"logits": self.calibrator.take(self._evaluate(self.val_metrics, batch), batch)}
 
     def on_validation_epoch_end(self) -> None:
         self.publish("val", self.val_metrics)
+        self.results |= self.calibrator.end_validation()
         if self.multi_label:
             self.thresholds.copy_(self.val_metrics.thresholds)
 
-    def test_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
-        return {"logits": self._evaluate(self.test_metrics, batch, mirrors=self.mirrors_tests)}
+    def test_step(self, batch: dict, batch_idx: int) -> dict:
+        logits = self._evaluate(self.test_metrics, batch, mirrors=self.mirrors_tests)
+        taken = self.calibrator.take(logits, batch)
+        return {"logits": taken, TEMPERATURE: self.calibrator.temperature}
 
     def on_test_epoch_end(self) -> None:
+        self.calibrator.end_test()
         if self.multi_label:
             self.test_metrics.given = self.thresholds
         self.publish("test", self.test_metrics)
@@ -342,9 +340,11 @@ class ClassifierModule(L.LightningModule):
         checkpoint["convlens_processes"] = self.trainer.world_size
         if self.average is not None:
             self.average.save(checkpoint, "model.")
+        self.calibrator.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Restore the record; ``convlens.experiment.resume`` checks that the checkpoint fits."""
         rows = checkpoint.get("convlens_record", {})
         self.record = {int(epoch): dict(row) for epoch, row in rows.items()}
         self._loaded_average = checkpoint.get(KEY)
+        self.calibrator.load(checkpoint)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import pytorch_lightning as L
 import torch
 
 from convlens.config.schema import (
@@ -165,3 +166,16 @@ def depends_on_length(chosen: SchedulerConfig | OwnSchedulerConfig) -> bool:
         return True  # unknown, so assume the worst
     # with a floor of 1 the rate is constant
     return chosen.name in ("cosine", "linear") and chosen.floor != 1
+
+
+def may_fuse(device: torch.device, trainer: L.Trainer | None) -> bool:
+    """Return whether the optimizer may be fused: on CUDA; the CPU keeps the bits it has.
+
+    A fused optimizer unscales float16's gradients itself, so they cannot be clipped before.
+
+    Args:
+        device: of the network.
+        trainer: of the run, if there is one.
+    """
+    scales = getattr(getattr(trainer, "precision_plugin", None), "scaler", None) is not None
+    return device.type == "cuda" and not (scales and trainer.gradient_clip_val)

@@ -80,6 +80,9 @@ class AlarmsConfig(Slice):
     gap_epochs: Annotated[int, whole(1)] = key(
         "gap alarm: number of latest epochs over which the gap is averaged"
     )
+    overconfidence: Annotated[float | None, NULL | FRACTION] = optional(
+        "over-confidence alarm: mean confidence minus accuracy on the validation images"
+    )
     patience: Annotated[int, whole(0)] = key(
         "explained epochs that an alarm about explanations must last before it is reported; "
         "0 or 1: report it at once"
@@ -155,6 +158,10 @@ class DataDiaryConfig(BatchedConfig):
 
 class ConfusionMatrixConfig(EachEpochConfig):
     """The confusion matrix: true classes against predicted classes."""
+
+
+class ReliabilityConfig(EachEpochConfig):
+    """The reliability chart: accuracy against confidence."""
 
 
 class ClassMeansConfig(BatchedConfig):
@@ -284,7 +291,8 @@ LOOKS: dict[str, type[LookConfig]] = {
         GradCamConfig, LeGradConfig, ScoresConfig, MistakesConfig, ConfusionMatrixConfig,
         DataDiaryConfig, ClassMeansConfig, ActivationGridsConfig, AttentionMapsConfig,
         AttentionScoresConfig, LayerChangesConfig, OcclusionMapsConfig, ShortcutsConfig,
-        FilterVisualsConfig, AugmentationPreviewConfig, LearningCurvesConfig, AttributionConfig,
+        FilterVisualsConfig, AugmentationPreviewConfig, LearningCurvesConfig, ReliabilityConfig,
+        AttributionConfig,
     )
 }  # fmt: skip
 

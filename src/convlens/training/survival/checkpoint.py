@@ -15,6 +15,7 @@ from convlens.core.errors import UserError
 from convlens.core.files import open_atomic
 from convlens.core.stopwatch import count_seconds
 from convlens.models.weights_file import is_plain, load_data
+from convlens.training.calibration import read_calibration
 
 STOPPED = "stopped.ckpt"  # of a run that a signal stopped during an epoch
 
@@ -127,4 +128,8 @@ def _problem(content: Any) -> str:
         return "it has no weights by name"
     if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**31:
         return "it has no epoch"
+    try:
+        read_calibration(content)
+    except ValueError as error:
+        return str(error)
     return ""

@@ -183,7 +183,7 @@ def compare(home: Path, wrong: set[str]) -> dict:
 def measure(
     source: str, share: float, seed: int, words: list[str], *, cleanlab: bool = False
 ) -> dict:
-    """Train one run and return what its diary found, and cost; with ``cleanlab``, its rival too."""
+    """Train one run; return what its diary found, and cost, and what cleanlab finds if asked."""
     stored = Stored() if cleanlab else None
     steps, ends = Clock(Diary, "take"), Clock(DiaryKeeper, "on_train_epoch_end")
     epochs = Epochs()

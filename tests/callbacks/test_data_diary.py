@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from convlens.cli.main import main
+from convlens.rundir.claim import Claim
+from convlens.rundir.lock import Hold
+from convlens.rundir.paths import FILES, FOLDERS, find_run_folders
 from support.tiny import TINY
 
 OTHERS = (
@@ -45,7 +48,8 @@ def read(file: Path) -> list[dict]:
 def test_planted_labels_are_listed_and_the_test_images_have_none(tmp_path):
     home = tmp_path / "run"
     words = [*TINY, "training.epochs=1", "callbacks=none", "data.label_noise=0.25"]
-    assert main(["train", f"run_dir={home}", *words]) == 0
+    assert main(["train", f"run_dir={home}", *words, "diary.rows=true"]) == 0
+    assert {each.name for each in home.iterdir()} <= {".lock", *FOLDERS, *FILES}
     planted = read(home / "planted.csv")
     splits = [row["file"].split("/")[1] for row in planted]
     assert splits == ["train"] * 11 + ["validation"] * 2  # of 44 and 8
@@ -58,3 +62,23 @@ def test_planted_labels_are_listed_and_the_test_images_have_none(tmp_path):
     for file, name in given.items():
         if file not in {row["file"] for row in planted}:
             assert name == classes[int(file.rpartition("/")[2]) % 5]
+
+
+def test_overwriting_a_run_removes_its_diary_and_nothing_of_the_users(tmp_path, monkeypatch):
+    monkeypatch.delenv("CONVLENS_RUN_DIR", raising=False)
+    for name in ("config.yaml", "diary.csv", "planted.csv", "mine.txt"):
+        (tmp_path / name).write_text("earlier")
+    (tmp_path / "diary").mkdir()
+    (tmp_path / "diary" / "epoch_001.safetensors").write_text("earlier")
+    with Hold() as hold:
+        Claim(str(tmp_path), "scratch", overwrite=True, num_nodes=1).take(hold)
+    assert {each.name for each in tmp_path.iterdir()} - {".lock"} == {"mine.txt"}
+
+
+def test_runs_are_found_in_folders_named_as_those_in_a_run(tmp_path):
+    for name in ("diary", "probes/one", "plain"):
+        (tmp_path / name / "diary").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+        (tmp_path / name / "diary" / "config.yaml").touch()  # in a run: no run of its own
+    found = [each.relative_to(tmp_path).as_posix() for each in find_run_folders(tmp_path)]
+    assert found == ["diary", "plain", "probes/one"]

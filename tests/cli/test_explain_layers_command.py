@@ -144,7 +144,7 @@ def torchvision_swin() -> nn.Module:
 
 
 def of_transformers(name: str) -> nn.Module:
-    transformers = pytest.importorskip("transformers", reason="of the extra proofs")
+    transformers = pytest.importorskip("transformers", reason="comes with the extra `proofs`")
     config = getattr(transformers, f"{name}Config")(
         image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=32, mlp_ratio=2, num_labels=2, torch_dtype="float32",
@@ -195,7 +195,7 @@ def test_a_wrapped_transformer_is_explained(build, layer):
 
 
 def test_a_transformer_without_a_classifier_is_refused():
-    transformers = pytest.importorskip("transformers", reason="of the extra proofs")
+    transformers = pytest.importorskip("transformers", reason="comes with the extra `proofs`")
     config = transformers.ViTConfig(
         image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=32,

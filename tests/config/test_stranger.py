@@ -1,4 +1,4 @@
-"""A stranger's exercise: a backbone, a look and a logger from a folder of one's own, by config."""
+"""Classes of one's own, by config: network, look, logger, data, optimizer; and none unasked."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from torch import nn
 
 import convlens
 from convlens.data.pixels.decode import Recipe
+from convlens.export import onnx_file
 from convlens.export.answers import LOGITS, PROBABILITIES, Answers, copy_plain
 from convlens.export.facts import make_facts
 from support.pictures_made import ORIENTATION, photo
@@ -24,7 +25,6 @@ from support.places import ROOT
 
 pytest.importorskip("onnxruntime", reason="comes with the extra `export`")
 pytest.importorskip("onnxscript", reason="comes with the extra `export`")
-onnx_file = pytest.importorskip("convlens.export.onnx_file")
 
 (SCRIPT,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.S)
 MOST_LINES = 25

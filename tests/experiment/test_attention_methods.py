@@ -29,7 +29,7 @@ def test_maps_are_those_of_the_functions(name):
     if name in PLAIN:
         network = lively_network(PLAIN[name]).float()
     else:
-        pytest.importorskip("transformers", reason="of the extra proofs")
+        pytest.importorskip("transformers", reason="comes with the extra `proofs`")
         network = lively_network(lambda: transformers_network(name)).float().network
     found = wrap(network).explain(IMAGE, only=[*OF_CLASSES, "attention", "rollout"], target="top2")
     plain = network if name in PLAIN else lambda images: network(images).logits

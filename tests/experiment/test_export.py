@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -339,6 +340,31 @@ def test_transformers_are_those_of_timm(name, options, words, tmp_path):
     ours = build_model(spec, channels=3, size=32, outputs=3, pretrained=False).eval()
     ours.requires_grad_(False)
     found, known = build_timm_network(ours, spec, 32)
+    theirs = timm.create_model(name, pretrained=False, num_classes=3, **known).eval()
+    theirs.load_state_dict(found.state_dict())
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    expected = ours(images)
+    assert expected.std() > 0
+    torch.testing.assert_close(theirs(ours.normalise(images)), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "deit_tiny_distilled_patch16_224"])
+def test_chosen_classes_of_timms_own_head_are_rows_of_its_last_layers(name):
+    import timm
+    from torch import nn
+
+    from convlens.config.compose import compose
+    from convlens.export.timm_folder import build_timm_network
+    from convlens.models import build_model
+    from convlens.models.head import Select
+
+    spec = compose(
+        ["model=timm", "model.weights=none", f"model.name={name}", "model.head=imagenet"]
+    ).model
+    spec = spec.replace(options=VIT if "deit" in name else {})
+    ours = build_model(spec, channels=3, size=32, outputs=1000, pretrained=False).eval()
+    ours.head = nn.Sequential(OrderedDict(network=ours.head, classes=Select([7, 1, 4])))
+    found, known = build_timm_network(ours.requires_grad_(False), spec, 32)
     theirs = timm.create_model(name, pretrained=False, num_classes=3, **known).eval()
     theirs.load_state_dict(found.state_dict())
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))

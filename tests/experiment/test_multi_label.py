@@ -64,7 +64,7 @@ def test_every_metric_is_in_the_table_the_events_and_the_summary(home, summary):
 
 
 def test_results_are_those_of_scikit_learn_on_the_predictions(home, summary):
-    reference = pytest.importorskip("sklearn.metrics", reason="of the extra proofs")
+    reference = pytest.importorskip("sklearn.metrics", reason="comes with the extra `proofs`")
     rows = read_table(home / "evaluation" / "best" / "predictions.csv")
     names = list(summary["test_details"]["classes"])
     scores = np.array([[float(row[f"probability/{name}"]) for name in names] for row in rows])

@@ -59,7 +59,7 @@ def test_tokens_of_plain_networks_are_known(name):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", ["ViT", "Dinov2", "Dinov2WithRegisters"])
 def test_networks_of_transformers(kind, attention):
-    pytest.importorskip("transformers", reason="of the extra proofs")
+    pytest.importorskip("transformers", reason="comes with the extra `proofs`")
     model = lively_network(lambda: transformers_network(kind, attention))
     with torch.no_grad():
         own = model(IMAGES)
@@ -213,7 +213,7 @@ def test_maps_are_the_row_of_the_class_token_or_the_mean_of_the_patches():
 
 
 def test_dinov2_reads_the_class_token_and_the_mean_of_the_patches():
-    pytest.importorskip("transformers", reason="of the extra proofs")
+    pytest.importorskip("transformers", reason="comes with the extra `proofs`")
     reading = record(lively_network(lambda: transformers_network("Dinov2"))).find_reading()
     expected = torch.tensor([0.5] + [0.5 / 16] * 16)
     torch.testing.assert_close(reading.float(), expected, rtol=0, atol=1e-7)

@@ -87,7 +87,7 @@ def test_relevance_equals_the_papers_formula(name):
     [("ViT", 1e-6), ("Dinov2", 1e-12)],  # ViT's own attention computes the softmax in float32
 )
 def test_relevance_of_transformers_networks_equals_their_own_attention(kind, rounding):
-    pytest.importorskip("transformers", reason="of the extra proofs")
+    pytest.importorskip("transformers", reason="comes with the extra `proofs`")
     ours = relevance(lively_network(lambda: transformers_network(kind)), IMAGES, TARGETS)
     model = lively_network(lambda: transformers_network(kind, "eager")).network
     own = model(IMAGES.clone().requires_grad_(), output_attentions=True)
@@ -339,7 +339,7 @@ def with_rules(model):
 
 
 def test_attn_lrp_equals_its_rules_and_leaves_torchs_classes_as_they_were():
-    pytest.importorskip("lxt", reason="of the extra proofs")
+    pytest.importorskip("lxt", reason="comes with the extra `proofs`")
     model = lively_network(PLAIN["torchvision"])
     methods = {kind: dict(vars(kind)) for kind in (nn.GELU, nn.LayerNorm, nn.MultiheadAttention)}
     ours = attn_lrp(model, IMAGES, TARGETS)

@@ -208,7 +208,7 @@ def test_units_of_an_mlp_are_shown_by_ascent_on_the_mean_over_patches_and_by_pat
 
 @pytest.mark.parametrize("name", ["ViT", "Dinov2"])
 def test_layouts_of_transformers_are_those_of_their_configuration(name):
-    transformers = pytest.importorskip("transformers", reason="of the extra proofs")
+    transformers = pytest.importorskip("transformers", reason="comes with the extra `proofs`")
     config = getattr(transformers, f"{name}Config")(
         image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=32, mlp_ratio=2, num_labels=3,

@@ -10,6 +10,7 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
+from convlens.core.errors import UserError
 from convlens.explain.grad_cam import probabilities
 from convlens.export.answers import Answers, copy_plain, trace_with_map
 from convlens.models.backbone import build_chain
@@ -182,3 +183,15 @@ def test_the_plain_copy_is_plain_and_leaves_the_original():
     assert weight.is_contiguous() and not weight.is_contiguous(memory_format=torch.channels_last)
     assert classifier._compiled_call_impl is not None
     assert all(torch.equal(before[k].half(), v) for k, v in classifier.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "pooling", [nn.AvgPool2d(3, 2, ceil_mode=True), nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+                nn.AvgPool2d(2, divisor_override=3)],
+)  # fmt: skip
+def test_average_pooling_with_unequal_windows_is_refused_in_a_line(pooling):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), pooling, nn.Flatten(), nn.LazyLinear(3))
+    network.eval()(torch.rand(2, 3, 12, 12))
+    with pytest.raises(UserError, match="^cam=true: .*leave cam=true out$") as refused:
+        trace_with_map(Answers(copy_plain(network)), "1", torch.rand(2, 3, 12, 12))
+    assert len(str(refused.value)) <= 160

@@ -22,7 +22,7 @@ def make_scores(count: int, seed: int, *, ties: bool) -> tuple[np.ndarray, np.nd
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("count", [2, 3, 17, 200])
 def test_ranking_is_that_of_scikit_learn_with_weights(count, ties):
-    reference = pytest.importorskip("sklearn.metrics", reason="of the extra proofs")
+    reference = pytest.importorskip("sklearn.metrics", reason="comes with the extra `proofs`")
     random = np.random.default_rng(count)
     scores, positive = make_scores(count, count, ties=ties)
     positive[:2] = [True, False]
@@ -63,7 +63,7 @@ def make_answers(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, n
 
 @pytest.mark.parametrize(("count", "classes"), [(150, 5), (90, 8), (40, 2)])
 def test_scores_are_those_of_scikit_learn(count, classes):
-    reference = pytest.importorskip("sklearn.metrics", reason="of the extra proofs")
+    reference = pytest.importorskip("sklearn.metrics", reason="comes with the extra `proofs`")
     shares, labels = make_answers(count, classes)
     names = [f"c{n}" for n in range(classes)]
     found = describe_answers(shares, labels, names)
@@ -113,7 +113,7 @@ def test_intervals_are_those_of_drawing_images_again():
 
 def describe_values(shares, labels, names) -> dict[str, float]:
     """Scores without samples, from scikit-learn."""
-    reference = pytest.importorskip("sklearn.metrics", reason="of the extra proofs")
+    reference = pytest.importorskip("sklearn.metrics", reason="comes with the extra `proofs`")
     predicted, one_hot = shares.argmax(axis=1), np.eye(len(names))[labels]
     return {
         "accuracy": reference.accuracy_score(labels, predicted),

@@ -92,7 +92,7 @@ def test_metrics_are_those_of_torchmetrics(sizes):
 
 
 def test_average_precision_and_f1_are_those_of_scikit_learn():
-    reference = pytest.importorskip("sklearn.metrics", reason="of the extra proofs")
+    reference = pytest.importorskip("sklearn.metrics", reason="comes with the extra `proofs`")
     logits, present = make_answers(80, 5)
     scores, truth = logits.sigmoid().mul(20).round().div(20).numpy(), present.numpy()  # with ties
     for k, found in enumerate(compute_average_precisions(scores, truth)):
@@ -182,7 +182,7 @@ def test_very_many_classes_have_means_only():
 
 
 def test_named_metrics_are_the_multilabel_ones():
-    reference = pytest.importorskip("sklearn.metrics", reason="of the extra proofs")
+    reference = pytest.importorskip("sklearn.metrics", reason="comes with the extra `proofs`")
     logits, present = make_answers(60, 4)
     metrics = MultiLabelMetrics(
         NAMES, detailed=True, named=["auroc", "hamming_distance", "ranking_loss"]
@@ -204,7 +204,7 @@ def test_what_several_classes_do_not_have_is_refused(name):
 
 
 def test_details_are_those_of_scikit_learn():
-    reference = pytest.importorskip("sklearn.metrics", reason="of the extra proofs")
+    reference = pytest.importorskip("sklearn.metrics", reason="comes with the extra `proofs`")
     logits, present = make_answers(70, 4)
     scores, truth = logits.sigmoid().numpy(), present.numpy()
     thresholds = np.float32([0.3, 0.5, 0.6, 0.8])

@@ -31,7 +31,7 @@ def make_answers(count: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(("count", "classes", "sizes"), [(60, 7, 60), (61, 12, 9)])
 def test_named_metrics_are_those_of_scikit_learn(count, classes, sizes):
-    reference = pytest.importorskip("sklearn.metrics", reason="of the extra proofs")
+    reference = pytest.importorskip("sklearn.metrics", reason="comes with the extra `proofs`")
     logits, labels = make_answers(count, classes)
     metrics = EpochMetrics([f"c{n}" for n in range(classes)], detailed=True, named=NAMED)
     for part, truth in zip(logits.split(sizes), labels.split(sizes), strict=True):

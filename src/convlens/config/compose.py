@@ -306,7 +306,7 @@ def apply_overrides(config: Config, words: list[str]) -> Config:
     own = dict(find_own_targets(plain))
     with initialize_config_module("convlens.configs", version_base="1.3"):
         for word in words:
-            key, text = _split_single(word, "a run that exists takes one value of a key")
+            key, text = _split_single(word, "give one")
             if key in ("data", "trainer"):
                 if text not in known[key]:
                     raise UserError(f"{key}={text}: no such {key}; {nearest(text, known[key])}")

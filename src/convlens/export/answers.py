@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from convlens.core.errors import UserError
 from convlens.explain.captum_layers import hook_layers, read_outputs
 from convlens.explain.grad_cam import probabilities
 from convlens.explain.grids import Layout
@@ -160,9 +161,15 @@ def _spread(
         slopes: ``(B, C, h, w)``, the gradient by the pooled values.
         values: ``(B, C, H, W)``, the input.
         kernel: as of ``torch.nn.AvgPool2d``, like all other arguments.
+
+    Raises:
+        UserError: the windows are not all divided by the same number.
     """
     if ceil_mode or divisor is not None or (any(padding) and not count_include_pad):
-        raise NotImplementedError("average pooling with ceil_mode, a divisor or partial windows")
+        raise UserError(
+            "cam=true: the gradient of average pooling with ceil_mode, a divisor or partial "
+            "windows cannot be exported; leave cam=true out"
+        )
     channels, height, width = values.shape[1:]
     weights = slopes.new_full((channels, 1, *kernel), 1 / math.prod(kernel))
     padded = F.conv_transpose2d(slopes, weights, stride=stride or kernel, groups=channels)

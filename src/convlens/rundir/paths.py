@@ -9,11 +9,11 @@ from pathlib import Path
 from convlens.core.errors import UserError
 
 OUTPUTS = Path("outputs")
-# folders and files that a run writes; these folders never contain another run
-FOLDERS = ("tensorboard", "trackers", "explanations", "checkpoints", "probes")
+# folders and files that a run writes; in a run, these folders contain no other run
+FOLDERS = ("tensorboard", "trackers", "explanations", "checkpoints", "probes", "diary")
 FILES = (
     "config.yaml", "metrics.csv", "summary.json", "train.log", "split.csv", "pictures.csv",
-    "data.json", "report.html",
+    "data.json", "report.html", "diary.csv", "planted.csv",
 )  # fmt: skip
 
 
@@ -26,9 +26,11 @@ def find_run_folders(parent: Path) -> list[Path]:
     """Return all run folders in ``parent`` and below it, ``parent`` itself included."""
     runs = []
     for path, folders, files in os.walk(parent):
-        folders[:] = sorted(each for each in folders if each not in FOLDERS and each[0] != ".")
+        own: tuple[str, ...] = ()
         if "config.yaml" in files or "summary.json" in files:
             runs.append(Path(path))
+            own = FOLDERS
+        folders[:] = sorted(each for each in folders if each not in own and each[0] != ".")
     return runs
 
 

@@ -87,9 +87,9 @@ def _straighten_gradients(model: nn.Module) -> Iterator[None]:
     """Make the gradients of normalisation layers contiguous inside a ``with`` block.
 
     On a CPU, torch (seen in 2.15) takes the numbers of one image's gradient in the wrong order if
-    they lie in memory as tokens do, which they do where a map is flattened to tokens (EfficientFormer,
-    LeViT): the gradient of batch normalisation was wrong by up to its own size. So was that of
-    instance normalisation before a mean, for any number of images.
+    they lie in memory as tokens do, which they do where a map is flattened to tokens, as in
+    EfficientFormer and LeViT: the gradient of batch normalisation was wrong by up to its own size.
+    So was that of instance normalisation before a mean, for any number of images.
     """
 
     def straighten(gradient: Tensor) -> Tensor:

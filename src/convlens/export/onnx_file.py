@@ -92,7 +92,7 @@ def _name_operator(with_map: bool) -> Iterator[None]:
         cause: BaseException | None = error
         while cause is not None:
             text = str(cause)
-            if found := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text):
+            if found := re.search(r"No ONNX function found for <OpOverload\(op\W+([\w.]+)'", text):
                 what = "the map of cam=true" if with_map else "this network"
                 raise UserError(
                     f"format=onnx: ONNX has no operator for {found[1]}, which {what} needs; "

@@ -48,7 +48,8 @@ class EarlierRun:
 
 
 def load_earlier_run(
-    model: nn.Module, run: EarlierRun, class_names: Sequence[str] | None, *, size: int | None = None,
+    model: nn.Module, run: EarlierRun, class_names: Sequence[str] | None, *,
+    size: int | None = None,
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> tuple[bool, str]:  # fmt: skip
     """Copy the weights of an earlier run into a classifier: the base, and the head if it fits.

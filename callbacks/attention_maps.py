@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
@@ -14,6 +16,8 @@ from convlens.explain.attention import AttentionMaps as Found
 from convlens.explain.attention import attention_maps, choose_attention
 from convlens.explain.obstacles import find_obstacle
 from convlens.explain.rollout import attention_rollout
+from convlens.explain.shrink import shrink_maps
+from convlens.rundir.maps import ATTENTION, BLOCKS, ROLLOUT, SIDE, Maps, name_head_maps
 
 _PASSES = 3.0  # forward passes of one image that its maps and the rollout cost about
 
@@ -25,6 +29,9 @@ class AttentionMaps(ExplanationCallback):
     patches if the classifier reads their mean; in windows (Swin) what a position gets in its
     window. The last row is attention rollout, for networks in which all blocks attend among all
     tokens. All of them are the same for every class: they are not evidence.
+
+    The maps of all heads of these layers are kept as numbers, averaged down to at most 14×14 cells:
+    ``convlens.open_run(run).maps("attention")`` and ``maps("rollout")``.
 
     Args:
         layers: ``auto`` (all that attend over positions), a name, a glob, or a list of them.
@@ -75,6 +82,7 @@ class AttentionMaps(ExplanationCallback):
             "attention panel", len(turn), batch=self.batch, passes=_PASSES, seconds=0.1
         ):
             found, rollout = self._compute(look, look.probes.images[turn[part]])
+            yield from self._name_maps(look, turn[part], found, rollout)
             for place, number in enumerate(turn[part]):
                 own = None if rollout is None else rollout[place]
                 yield self._draw_panel(look, number, found, place, own)
@@ -90,6 +98,20 @@ class AttentionMaps(ExplanationCallback):
         if find_obstacle(network, look.example, "rollout"):
             return found, None
         return found, self.fit_batch(lambda batch: attention_rollout(network, images, batch=batch))
+
+    def _name_maps(
+        self, look: Look, numbers: Sequence[int], found: Found, rollout: Tensor | None
+    ) -> Iterator[tuple[str, Maps]]:
+        """Yield the maps of n probes as they are kept; ``rollout`` is (n, h, w) or None."""
+        probes = [look.probes.names[number] for number in numbers]
+        layers = {
+            layer: shrink_maps(found.maps[layer].cpu(), SIDE).numpy()
+            for layer in self.layers_of(look)
+        }
+        yield ATTENTION, name_head_maps(ATTENTION, probes, layers)
+        if rollout is not None:
+            values = shrink_maps(rollout[:, None].cpu(), SIDE).numpy()
+            yield ROLLOUT, name_head_maps(ROLLOUT, probes, {BLOCKS: values}, ["all heads"])
 
     def _draw_panel(
         self, look: Look, number: int, found: Found, place: int, rollout: Tensor | None

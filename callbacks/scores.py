@@ -25,8 +25,7 @@ from convlens.draw.charts import depth_chart
 from convlens.explain import scores
 from convlens.explain.activations import compute_layer_statistics
 from convlens.explain.faithfulness import faithfulness, insertion_deletion
-from convlens.explain.layers import choose_layers, layer_kind
-from convlens.explain.layouts import find_module
+from convlens.explain.layers import choose_layers, find_activations
 from convlens.explain.obstacles import find_obstacle
 from convlens.explain.sanity import parameter_randomisation
 from convlens.explain.similarity import pearson
@@ -111,10 +110,9 @@ class Scores(ExplanationCallback):
     def select_layers(self, network: nn.Module, example: Tensor) -> list[str]:
         if self.method != "grad_cam" and (why := find_obstacle(network, example, self.method)):
             raise UserError(why)
-        names = choose_layers(network, self.layers, "activations", example=example)
         if self.layers != "auto":
-            return names
-        active = [n for n in names if layer_kind(find_module(network, n)) == "activation"]
+            return choose_layers(network, self.layers, "activations", example=example)
+        active = find_activations(network, example)
         places = np.linspace(0, len(active) - 1, min(self.limit, len(active))).round().astype(int)
         return [active[place] for place in places]
 

@@ -14,9 +14,12 @@ from convlens.callbacks import (
     attention_maps,
     attention_scores,
 )
+from convlens.callbacks.explanation import Explanation
+from convlens.callbacks.logging.writing import write_finding
 from convlens.callbacks.look import Look
 from torch import Tensor, nn
 
+from convlens import open_run
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.probes import Probes
@@ -27,6 +30,7 @@ from convlens.explain.attention import attention_maps as find_attention
 from convlens.explain.attention_scores import attention_distance, head_diversity, head_entropy
 from convlens.explain.rollout import attention_rollout
 from convlens.explain.scores import energy_inside
+from convlens.rundir.maps import Maps
 from convlens.training import alarms
 from support.attention_networks import PLAIN, WINDOWED, lively_network
 from support.looks import PICTURE, Small, collect_maps, probes, train_small
@@ -45,6 +49,10 @@ def look_at(network: nn.Module, clock: int = 0, masks: Tensor | None = None, **m
     names = [f"p{k}" for k in range(3)]
     given = Probes(images, labels, names, names, masks=masks)
     return Look(network, given, NAMES, clock, more.pop("final", False), float("inf"), 0, **more)
+
+
+def list_pictures(callback: Explanation, look: Look) -> list[str]:
+    return [tag for tag, value in callback.pictures(look) if isinstance(value, np.ndarray)]
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +82,13 @@ def test_maps_of_legrad_are_those_of_the_function(vit):
     expected = legrad(vit, look.probes.images, targets)
     np.testing.assert_allclose(found.layers["all blocks"], expected.maps, rtol=1e-4, atol=1e-7)
     assert found.classes[1][0] == NAMES[int(expected.targets[1, 0])]
-    tags = [tag for tag, value in LeGrad().pictures(look) if isinstance(value, np.ndarray)]
-    assert tags == ["legrad/p0", "legrad/p1", "legrad/p2"]
+    assert list_pictures(LeGrad(), look) == ["legrad/p0", "legrad/p1", "legrad/p2"]
 
 
 def test_the_panel_of_attention_draws_what_the_functions_return(vit, drawn):
     look = look_at(vit)
-    found = list(AttentionMaps(limit=1, heads=1, probes=3).pictures(look))
-    assert [tag for tag, _ in found] == [f"layers/attention/p{k}" for k in range(3)]
+    found = list_pictures(AttentionMaps(limit=1, heads=1, probes=3), look)
+    assert found == [f"layers/attention/p{k}" for k in range(3)]
     maps = find_attention(vit, look.probes.images).maps
     (layer, *_), rollout = maps, attention_rollout(vit, look.probes.images)
     for number, (rows, options) in enumerate(drawn):
@@ -92,6 +99,41 @@ def test_the_panel_of_attention_draws_what_the_functions_return(vit, drawn):
         assert "not evidence" in options["reading"] and f"p{number}" in options["title"]
     with pytest.raises(UserError, match="no layer of attention matches 'blocks.9.attn': did you"):
         AttentionMaps(layers="blocks.9.attn").select_layers(vit, look.example)
+
+
+@pytest.mark.parametrize("name", ["vit", "mean", "windows"])
+def test_attention_is_kept_as_numbers_of_every_head(name, drawn, tmp_path):
+    """Networks with a class token, a mean of patches, and windows with 2 and with 4 heads."""
+    network = lively_network(WINDOWED["timm"] if name == "windows" else PLAIN[name]).float()
+    look, callback = look_at(network, clock=3), AttentionMaps(batch=1, heads=1, probes=3)
+    callback.folder = tmp_path / "explanations"
+    for tag, value in callback.pictures(look):
+        if isinstance(value, Maps):
+            write_finding(None, callback, tag, value, look.clock)
+    (tmp_path / "config.yaml").write_text("experiment: scratch\n")
+    run, expected = open_run(tmp_path), find_attention(network, look.probes.images).maps
+    kept = run.maps("attention", epoch=3)
+    assert list(kept.probes) == look.probes.names and list(kept.layers) == list(expected)
+    most = max(each.shape[1] for each in expected.values())
+    assert most == (4 if name == "windows" else 2)
+    assert list(kept.roles) == [f"head {number}" for number in range(1, most + 1)]
+    assert {word for row in kept.classes for word in row} == {""}
+    assert np.isnan(kept.probabilities).all()
+    for layer, maps in expected.items():
+        found, heads = kept.layers[layer], maps.shape[1]
+        # a map of 16×16 is kept as its means over 14×14 cells
+        small = torch.nn.functional.adaptive_avg_pool2d(maps, min(14, maps.shape[-1])).numpy()
+        np.testing.assert_allclose(found[:, :heads], small, rtol=0, atol=small.max() * 2**-11)
+        assert np.isnan(found[:, heads:]).all()
+    assert not run.class_maps  # the viewer shows evidence for classes
+    if name == "windows":
+        with pytest.raises(UserError, match="has no maps of rollout"):
+            run.maps("rollout")
+        return
+    rollout = attention_rollout(network, look.probes.images).numpy()
+    rolled = run.maps("rollout")
+    assert list(rolled.roles) == ["all heads"] and rolled.values.shape[:3] == (3, 1, 1)
+    np.testing.assert_allclose(rolled.layers["all blocks"][:, 0], rollout, atol=2**-11)
 
 
 def test_scores_of_attention_are_those_of_the_functions(vit, drawn):
@@ -149,8 +191,8 @@ def test_planted_outliers_raise_the_alarm_and_are_drawn(vit, drawn):
 def test_windows_have_attention_and_no_legrad(drawn):
     swin = lively_network(WINDOWED["timm"]).float()
     look = look_at(swin)
-    rows = list(AttentionMaps().pictures(look))
-    assert [tag for tag, _ in rows] == ["layers/attention/p0", "layers/attention/p1"]
+    found = list_pictures(AttentionMaps(), look)
+    assert found == ["layers/attention/p0", "layers/attention/p1"]
     assert [row.name for row in drawn[0][0]] == list(find_attention(swin, look.example).maps)
     assert not list(LeGrad().pictures(look))
     found = dict(AttentionScores().pictures(look))

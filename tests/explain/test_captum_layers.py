@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from torch import nn
 
 from convlens.core.errors import UserError
-from convlens.explain import activations, choose_layers, grad_cam
+from convlens.explain import activations, choose_layers, grad_cam, gradient_ascent
 from convlens.explain.captum_layers import _group_layers
 from convlens.explain.layouts import Layouts
 from support.explain_networks import (
@@ -155,10 +155,13 @@ class Odd(nn.Module):
         super().__init__()
         self.conv, self.spare = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
         self.pair, self.own, self.aside = Pair(), Own(), nn.Conv2d(4, 4, 1)
+        self.blocks = nn.ModuleList([nn.Conv2d(4, 4, 1)])
         self.head = nn.Linear(4, 3)
 
     def forward(self, x):
         x = self.pair(self.conv(x))[0] * self.own()
+        for block in self.blocks:
+            x = block(x)
         self.aside(x)
         return self.head(x.mean((2, 3)))
 
@@ -182,14 +185,19 @@ class Own(nn.Module):
     [
         lambda model, images, layers: activations(model, images, layers),
         lambda model, images, layers: grad_cam(model, images, torch.tensor([0, 1]), layers),
+        lambda model, images, layers: [
+            gradient_ascent(model, layer, [0], size=8, channels=3, steps=1, step_size=0.1, seed=0)
+            for layer in layers
+        ],
     ],
-    ids=["activations", "grad_cam"],
+    ids=["activations", "grad_cam", "filters"],
 )
 def test_what_cannot_be_read_is_refused_in_one_line_and_no_hook_stays(look):
     model, images = seeded(Odd), pictures(2, 8)
     for layer, why in (
         ("pair", "'pair' returns a tuple, not one tensor: choose a layer inside it or after it"),
         ("spare", "'spare' is never called: choose another"),
+        ("blocks", "'blocks' is a ModuleList that is never called, .*: choose a layer inside it"),
         ("cnov", "no layer 'cnov' in Odd: did you mean conv"),
     ):
         for layers in ([layer], ["conv", layer]):

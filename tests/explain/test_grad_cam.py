@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerAttribution, LayerGradCam
 from torch import nn
 
 from convlens.core.errors import UserError
-from convlens.explain import grad_cam, probabilities
+from convlens.explain import attribute, grad_cam, probabilities
 from convlens.explain.shrink import shrink_maps
 from support.explain_networks import ConvNet, InPlaceNet, pictures, residual, seeded
 
@@ -190,3 +191,50 @@ def test_shrunk_cells_are_means(size):
             left, right = column * size[1] // columns, -(-(column + 1) * size[1] // columns)
             mean = maps[..., top:bottom, left:right].mean((-2, -1))
             torch.testing.assert_close(small[..., row, column], mean)
+
+
+class Flattened(nn.Module):
+    """A map that is normalised, then flattened to tokens, as in EfficientFormer and LeViT."""
+
+    def __init__(self, norm: nn.Module, mean: bool = False):
+        super().__init__()
+        self.conv, self.norm, self.mean = nn.Conv2d(3, 8, 3, padding=1), norm, mean
+        self.dense, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        if self.mean:
+            return self.head(x.mean((2, 3)) ** 2)
+        return self.head(self.dense(x.flatten(2).transpose(1, 2)).tanh().mean(1))
+
+
+NORMS = {
+    "batch": lambda: Flattened(nn.BatchNorm2d(8)),
+    "batch and activation": lambda: Flattened(timm.layers.BatchNormAct2d(8)),
+    "batch, then activation": lambda: Flattened(nn.Sequential(nn.BatchNorm2d(8), nn.GELU())),
+    "instance": lambda: Flattened(nn.InstanceNorm2d(8, affine=True)),
+    "instance, mean": lambda: Flattened(nn.InstanceNorm2d(8, affine=True), mean=True),
+    "group": lambda: Flattened(nn.GroupNorm(2, 8)),
+}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("name", NORMS)
+def test_gradients_through_norms_are_measured_slopes(name, count):
+    """For one image, torch's backward pass of batch normalisation is wrong on a CPU."""
+    model = seeded(NORMS[name]).double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 2)
+    images, step = pictures(count, 6).double(), 1e-6
+    targets = torch.arange(count)
+    slopes = torch.zeros_like(images)
+    with torch.no_grad():
+        for place in range(images[0].numel()):
+            moved = torch.zeros_like(images[0]).flatten()
+            moved[place] = step
+            moved = moved.view_as(images[0])
+            rise = model(images + moved) - model(images - moved)
+            slopes.flatten(1)[:, place] = rise[range(count), targets] / (2 * step)
+    found = attribute(model, images, targets, "saliency", abs=False).maps
+    torch.testing.assert_close(found, slopes.sum(1), rtol=0, atol=1e-7)

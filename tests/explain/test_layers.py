@@ -7,6 +7,8 @@ from torchvision.models import vgg16
 
 from convlens.core.errors import UserError
 from convlens.explain import choose_layers, explainable_layers
+from convlens.explain.activations import compute_layer_statistics
+from convlens.explain.layers import find_activations
 from support.explain_networks import (
     Branches,
     ConvNet,
@@ -123,3 +125,22 @@ def test_auto_of_a_dense_network_is_empty():
     assert choose_layers(model, "auto", "grad_cam", example=example) == []
     assert choose_layers(model, "auto", "activations", example=example) == []
     assert choose_layers(model, "auto", "filters", example=example) == ["1", "3"]
+
+
+def test_activations_are_those_of_stages_and_of_mlps_on_tokens_and_windows():
+    timm = pytest.importorskip("timm")
+    image = torch.rand(1, 3, 16, 16)
+    plain = timm.models.VisionTransformer(
+        img_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2, num_classes=3
+    )
+    windows = timm.models.SwinTransformer(
+        img_size=16, patch_size=2, window_size=4, embed_dim=8, depths=(1, 1), num_heads=(1, 2)
+    )
+    assert find_activations(plain, image) == ["blocks.0.mlp.act", "blocks.1.mlp.act"]
+    places = [f"layers.{stage}.blocks.0.mlp.act" for stage in (0, 1)]
+    assert find_activations(windows, image) == places
+    for network, layer in ((plain.eval(), "blocks.1.mlp.act"), (windows.eval(), places[0])):
+        found = compute_layer_statistics(network, [image], [layer])[layer].dead
+        hidden = network.get_submodule(layer.replace("act", "fc1")).out_features
+        assert len(found) == hidden
+    assert find_activations(ConvNet(), pictures(1)) == ["relu1", "relu2"]

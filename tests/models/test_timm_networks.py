@@ -16,7 +16,7 @@ from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.explain.axes import Tokens
 from convlens.explain.layouts import Layouts
-from convlens.models import Classifier, build_layer_table, build_model
+from convlens.models import Classifier, build_layer_table, build_model, timm_networks
 from convlens.models.features import TokenPool
 from convlens.models.timm_networks import build_parts
 from convlens.models.timm_parts import OwnHead, take_part
@@ -273,3 +273,19 @@ def test_explanations_find_the_places_that_timm_states(name):
         assert found.tokens == Tokens(stated.prefix, *stated.grid)
     maps = layouts.channels_first(last, output)
     assert maps.shape[1] == output.shape[stated.channels]
+
+
+def test_old_names_of_timm_are_refused_with_the_new_one(monkeypatch):
+    former = timm.models.get_deprecated_models()
+    assert len(former) > 100
+    monkeypatch.setattr(timm_networks, "_read_old_names", lambda: {**former, "resnet17": None})
+    for old, new in {**former, "resnet17": None}.items():
+        for name in (old, f"{old}.some_tag"):
+            with pytest.raises(UserError) as refused:
+                build_model(SPEC.replace(name=name), channels=3, size=32, outputs=2)
+            line, way_out = str(refused.value), f"use model.name={new}"
+            assert line.startswith(f"model.name={name} is an old name of timm: ")
+            assert line.endswith(way_out) if new else "it was removed; did you mean resn" in line
+            assert len(line) <= 160
+        if new:
+            timm_networks.check_name(new)

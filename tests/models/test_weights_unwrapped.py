@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -17,6 +19,7 @@ from convlens.core.errors import UserError
 from convlens.models import build_model
 from convlens.models.earlier_run import read_earlier_run
 from convlens.models.state import load_weights
+from support.timm_tiny import SPEC, SWIN, VIT
 from support.tiny import TINY, draw_folder
 
 
@@ -215,6 +218,98 @@ def test_another_network_is_refused_with_the_keys_and_its_name(earlier):
         built([*WORDS, f"model.weights={path}", "model.filters=[4,8,16]"], ["cats", "dogs"])
     with pytest.raises(UserError, match=r"\(model.name=scratch\): .*missing"):
         built(["exp=finetune_timm", "data.size=32", f"model.weights={path}"], ["cats", "dogs"])
+
+
+TRANSFORMERS = {
+    # name -> pixels before and after, options, the tensor that depends on the size
+    "vit_tiny_patch16_224": (16, 32, {"patch_size": 8, **VIT}, "backbone.embed.pos_embed"),
+    "stem_vit": (16, 24, {"stem": [4, 8], **VIT}, "backbone.embed.pos_embed"),
+    "swin_tiny_patch4_window7_224": (
+        64, 32, SWIN, "backbone.layers.1.blocks.0.attn.relative_position_bias_table"),
+}  # fmt: skip
+
+
+def build_transformer(name: str, size: int, choice: dict, weights: str = "none"):
+    spec = SPEC.replace(name=name, options=choice, weights=weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        classes = ["cats", "dogs"]
+        model = build_model(spec, channels=3, size=size, outputs=2, class_names=classes).eval()
+        for value in model.parameters() if weights == "none" else ():
+            value.data.add_(0.1 * torch.randn_like(value))
+    return model
+
+
+def keep_as_run(model: nn.Module, name: str, size: int, path: Path) -> Path:
+    """Write what the checkpoint of a run holds of its network."""
+    config = {"model": {"name": name}, "data": {"size": size}}
+    torch.save(
+        {
+            "hyper_parameters": {"config": config, "class_names": ["cats", "dogs"]},
+            "state_dict": prefixed("model.", model.state_dict()),
+        },
+        path,
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_an_earlier_run_at_another_size_is_resized_as_timm_does(name, tmp_path):
+    before, after, choice, resized = TRANSFORMERS[name]
+    earlier = build_transformer(name, before, choice)
+    path = keep_as_run(earlier, name, before, tmp_path / "best.ckpt")
+    model = build_transformer(name, after, choice, str(path))
+    assert "weights of an earlier run, with " in model.weights.note
+    assert "resized by timm to this image size, base and head" in model.weights.note
+    assert resized in model.weights.note
+    # timm's own network, by its own names and its own way to read a file
+    theirs = timm.create_model(name, num_classes=0, img_size=after, **choice).eval()
+    own = {
+        key.removeprefix("network.").removeprefix("embed."): value
+        for key, value in earlier.backbone.state_dict().items()
+    }
+    kind = type(theirs).__mro__[1] if name == "stem_vit" else type(theirs)
+    convert = sys.modules[kind.__module__].checkpoint_filter_fn
+    missing, unexpected = theirs.load_state_dict(convert(own, theirs), strict=False)
+    assert not unexpected and all(key.startswith("fc_norm.") for key in missing)  # after features
+    images = model.normalise(torch.rand(2, 3, after, after))
+    links = len(model.backbone.link_names) - hasattr(model.backbone, "pool")
+    with torch.no_grad():
+        found = model.backbone.run(images, 0, links)
+        torch.testing.assert_close(found, theirs.forward_features(images))
+    for key, value in earlier.head.state_dict().items():
+        assert torch.equal(model.head.state_dict()[key], value)
+
+
+def test_position_embeddings_are_interpolated(tmp_path):
+    name, (before, after, choice, key) = next(iter(TRANSFORMERS.items()))
+    earlier = build_transformer(name, before, choice)
+    path = keep_as_run(earlier, name, before, tmp_path / "best.ckpt")
+    found = build_transformer(name, after, choice, str(path)).state_dict()[key]
+    old = earlier.state_dict()[key]
+    grid = old[:, 1:].transpose(1, 2).unflatten(2, (2, 2))
+    grid = nn.functional.interpolate(grid, size=(4, 4), mode="bicubic", antialias=True)
+    assert torch.equal(found[:, :1], old[:, :1])
+    torch.testing.assert_close(found[:, 1:], grid.flatten(2).transpose(1, 2))
+
+
+def test_what_timm_cannot_resize_is_refused_with_the_size_of_the_run(tmp_path, monkeypatch):
+    name, choice = "pit_ti_224", {"base_dims": [8, 8, 8], "depth": [1, 1, 1]}
+    earlier = build_transformer(name, 64, choice)
+    path = keep_as_run(earlier, name, 64, tmp_path / "best.ckpt")
+    line = r"best\.ckpt is for images of 64 pixels, and timm cannot resize .*pos_embed to 96: use "
+    with pytest.raises(UserError, match=line + "data.size=64$"):
+        build_transformer(name, 96, choice, str(path))
+    # the file of a library, too
+    monkeypatch.setenv("CONVLENS_WEIGHTS", str(tmp_path))
+    whole = timm.create_model(name, **choice).state_dict()
+    torch.save(whole, tmp_path / "pit_ti_224.pth")
+    line = r"ti_224\.pth is for images of 224 pixels, and timm cannot resize pos_embed to 96: use "
+    with pytest.raises(UserError, match=line + "data.size=224$"):
+        build_transformer(name, 96, choice, "auto")
+    # at the same size it is another network
+    with pytest.raises(UserError, match=r"another network \(model.name=pit_ti_224\): .*missing"):
+        build_transformer(name, 64, {**choice, "depth": [1, 1, 2]}, str(path))
 
 
 def test_scratch_takes_no_other_weights(at):

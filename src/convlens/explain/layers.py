@@ -19,6 +19,7 @@ __all__ = [
     "KINDS",
     "choose_layers",
     "explainable_layers",
+    "find_activations",
     "find_feature_map",
     "find_image_convolutions",
     "layer_kind",
@@ -104,6 +105,23 @@ def choose_layers(
             raise UserError(f"no layer of {type(model).__name__} matches {pattern!r}: {suggestion}")
         chosen.update(matches)
     return [path for path in paths if path in chosen]
+
+
+def find_activations(model: nn.Module, example: Tensor) -> list[str]:
+    """Return the activation modules with maps larger than 1×1, in the order of registration.
+
+    These are the activations among ``choose_layers(model, "auto")``, and those on tokens or
+    windows: the activations of MLPs, which ``auto`` represents by their residual blocks.
+
+    Args:
+        model: the network.
+        example: ``(1, C, H, W)`` image for one forward pass.
+    """
+    seen = trace(model, example)
+    kinds = {name: layer_kind(model.get_submodule(name)) for name in explainable_layers(model)}
+    chosen = {name for stage in _find_stages(model, seen, kinds) for name in stage}
+    chosen |= {name for name, call in seen.last.items() if call.layout.grid and call.size}
+    return [name for name, kind in kinds.items() if kind == "activation" and name in chosen]
 
 
 def find_image_convolutions(model: nn.Module, example: Tensor) -> list[str]:

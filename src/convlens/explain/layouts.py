@@ -187,7 +187,7 @@ class Layouts:
     def check_called(self, name: str) -> None:
         """Raise a UserError if the layer was not called in the last pass."""
         if name not in self._seen:
-            raise UserError(f"layer {name!r} is never called: choose another")
+            raise uncalled_error(name, self.modules[name])
 
     def layout(self, name: str) -> Layout:
         """Return the layout of a layer's output.
@@ -240,6 +240,22 @@ class Layouts:
         Call this only after a pass that ran to its end.
         """
         return self._layouts[name].readers
+
+
+def uncalled_error(name: str, module: nn.Module) -> UserError:
+    """Return the error for a layer that a forward pass never calls.
+
+    Args:
+        name: path of the layer.
+        module: the layer.
+    """
+    if next(module.children(), None) is None:
+        return UserError(f"layer {name!r} is never called: choose another")
+    kind = type(module).__name__
+    return UserError(
+        f"layer {name!r} is a {kind} that is never called, only what it holds: choose a layer "
+        "inside it"
+    )
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:

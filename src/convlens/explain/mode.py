@@ -6,7 +6,7 @@ Shapes: ``B`` batch, ``C`` channels, ``H W`` height and width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ def explaining(model: nn.Module) -> Iterator[None]:
       float32 (a float64 network stays float64).
     - Compiled modules run eagerly, because they ignore hooks once they have run.
     - Parameters need no gradient, so that graphs begin at the layers.
+    - Gradients reach normalisation layers in a memory format for which torch computes them right.
 
     Afterwards everything is restored, even after an exception: the ``training`` and
     ``requires_grad`` flag of each module and parameter, the half-precision tensors themselves, the
@@ -46,6 +47,7 @@ def explaining(model: nn.Module) -> Iterator[None]:
         evaluation_mode(model),
         switch_off(model.parameters(), "requires_grad"),
         _widen(model),
+        _straighten_gradients(model),
     ):
         yield
 
@@ -78,6 +80,34 @@ def switch_off(owners: Iterable, flag: str) -> Iterator[None]:
     finally:
         for owner in changed:
             setattr(owner, flag, True)
+
+
+@contextmanager
+def _straighten_gradients(model: nn.Module) -> Iterator[None]:
+    """Make the gradients of normalisation layers contiguous inside a ``with`` block.
+
+    On a CPU, torch (seen in 2.15) takes the numbers of one image's gradient in the wrong order if
+    they lie in memory as tokens do, which they do where a map is flattened to tokens, as in
+    EfficientFormer and LeViT: the gradient of batch normalisation was wrong by up to its own size.
+    So was that of instance normalisation before a mean, for any number of images.
+    """
+
+    def straighten(gradient: Tensor) -> Tensor:
+        last = torch.channels_last
+        is_right = len(gradient) > 1 and gradient.dim() == 4
+        if is_right and gradient.is_contiguous(memory_format=last):
+            return gradient
+        return gradient.contiguous()
+
+    def follow(_module: nn.Module, _args: tuple, output: Tensor) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(straighten)
+
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                hooks.enter_context(module.register_forward_hook(follow))
+        yield
 
 
 @contextmanager

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from convlens.core.errors import UserError
-from convlens.explain.layouts import Layouts
+from convlens.explain.layouts import Layouts, uncalled_error
 
 
 class _Stop(Exception):
@@ -57,9 +56,7 @@ class Taps(dict[str, Tensor]):
         """
         self.run(example)
         if uncalled := [name for name in self._layouts.modules if name not in self]:
-            raise UserError(
-                f"layer {uncalled[0]!r} is never called in a forward pass: choose another"
-            )
+            raise uncalled_error(uncalled[0], self._layouts.modules[uncalled[0]])
         self._last_calls = self._calls.copy()
 
     def tap(self, name: str, output) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from convlens.core.errors import UserError
-from convlens.export.answers import INPUT, LOGITS
+from convlens.export.answers import GRAD_CAM, INPUT, LOGITS
 
 # The opset that torch's exporter is written for, in all its versions: later ones are converted.
 # ONNX Runtime reads it from version 1.14 on.
@@ -54,7 +55,7 @@ def convert(module: nn.Module, example: Tensor, outputs: Sequence[str]) -> bytes
         outputs: names of the outputs.
 
     Raises:
-        UserError: the file would be larger than ONNX allows.
+        UserError: the file would be larger than ONNX allows, or ONNX lacks an operator.
         Exception: torch cannot export the network; the type depends on the reason.
     """
     size = sum(each.nbytes for each in (*module.parameters(), *module.buffers()))
@@ -63,7 +64,7 @@ def convert(module: nn.Module, example: Tensor, outputs: Sequence[str]) -> bytes
             f"format=onnx: weights of {size / 1e9:.1f} GB do not fit into one ONNX file (2 GB); "
             f"try format=torch_export or format=safetensors"
         )
-    with _quiet():
+    with _quiet(), _name_operator(GRAD_CAM in outputs):
         program = torch.onnx.export(
             module, (example,), input_names=[INPUT], output_names=list(outputs),
             dynamic_shapes=({0: torch.export.Dim("batch")},), opset_version=OPSET,
@@ -80,6 +81,25 @@ def add_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
     onnx.helper.set_model_props(model, dict(metadata))
     model.producer_name = "convlens"
     return model.SerializeToString()
+
+
+@contextlib.contextmanager
+def _name_operator(with_map: bool) -> Iterator[None]:
+    """Convert the error about an operator that ONNX lacks, which torch buries in its progress."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            text = str(cause)
+            if found := re.search(r"No ONNX function found for <OpOverload\(op\W+([\w.]+)'", text):
+                what = "the map of cam=true" if with_map else "this network"
+                raise UserError(
+                    f"format=onnx: ONNX has no operator for {found[1]}, which {what} needs; "
+                    f"try format=torch_export"
+                ) from error
+            cause = cause.__cause__
+        raise
 
 
 @contextlib.contextmanager

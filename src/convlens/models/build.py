@@ -92,7 +92,7 @@ def build_model(
     if weights and not weights.earlier_run:
         note = load_weights(
             parts.target, weights, classifier=parts.classifier, prefixes=parts.prefixes,
-            whole=own, convert=parts.convert,
+            whole=own, convert=parts.convert, sizes=_list_sizes(parts, weights, size),
         )  # fmt: skip
         weights = replace(weights, note=note or "")
     of_weights = (weights.mean, weights.std) if weights else parts.own_normalisation
@@ -109,18 +109,44 @@ def build_model(
         initialise(top, spec.initialisation)
     classifier = Classifier(normalise, parts.backbone, top)
     classifier.head_outputs = head_outputs
-    _record_weights(classifier, weights, class_names)
+    _record_weights(classifier, weights, class_names, parts, size)
     if own and weights and weights.earlier_run and not classifier.weights.with_head:
         raise UserError(f"model.head=imagenet: {classifier.weights.note}")
     return classifier
 
 
+def _list_sizes(parts: _Parts, weights: WeightsFile, size: int) -> tuple[int, int] | None:
+    """Return the pixels of the images, and of those of a library's file; None for other files."""
+    if parts.timm_name is None or weights.origin == "model.weights":
+        return None
+    return size, timm_networks.read_timm_config(parts.timm_name)["input_size"][-1]
+
+
+def _convert_by_name(
+    classifier: Classifier, parts: _Parts, state: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return tensors of a classifier converted by the library, which knows them by its own names.
+
+    The classifier shares its tensors with the library's network.
+    """
+    assert parts.convert is not None, "only what can be converted is"
+    library = {id(value): key for key, value in parts.target.state_dict(keep_vars=True).items()}
+    ours = classifier.state_dict(keep_vars=True).items()
+    names = {key: library[id(value)] for key, value in ours if id(value) in library}
+    found = parts.convert({name: state[key] for key, name in names.items() if key in state})
+    return state | {key: found[name] for key, name in names.items() if name in found}
+
+
 def _record_weights(
-    classifier: Classifier, weights: WeightsFile | None, class_names: Sequence[str] | None
-) -> None:
+    classifier: Classifier, weights: WeightsFile | None, class_names: Sequence[str] | None,
+    parts: _Parts | None = None, size: int | None = None,
+) -> None:  # fmt: skip
     """Load an earlier run's weights, record the weights file on the classifier, and log it."""
     if weights and weights.earlier_run:
-        with_head, note = load_earlier_run(classifier, weights.earlier_run, class_names)
+        convert = partial(_convert_by_name, classifier, parts) if parts and parts.convert else None
+        with_head, note = load_earlier_run(
+            classifier, weights.earlier_run, class_names, size=size, convert=convert
+        )
         own = classifier.normalise
         mine = own.mean.flatten().tolist(), own.std.flatten().tolist()
         if (theirs := weights.earlier_run.normalisation(own.mean.numel())) != mine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from convlens.core.errors import UserError
 from convlens.models.adapters import merge_state
-from convlens.models.state import COUNTER, MAX_NAMES, check_keys, fill_weights
+from convlens.models.state import (
+    COUNTER,
+    MAX_NAMES,
+    check_keys,
+    convert_state,
+    fill_weights,
+)
 from convlens.models.weights_file import extract_weights, read_content
 
 
@@ -23,12 +29,14 @@ class EarlierRun:
         network: the run's ``model.name``.
         class_names: classes of its head, in order.
         state: tensors by their keys in ``convlens.models.Classifier``.
+        size: height and width of its images in pixels; None if unknown.
     """
 
     path: Path
     network: str
     class_names: tuple[str, ...]
     state: dict[str, Tensor]
+    size: int | None = None
 
     def normalisation(self, channels: int) -> tuple[list[float], list[float]] | None:
         """Return (mean, std) by channel, or None if the number of channels differs."""
@@ -40,8 +48,10 @@ class EarlierRun:
 
 
 def load_earlier_run(
-    model: nn.Module, run: EarlierRun, class_names: Sequence[str] | None
-) -> tuple[bool, str]:
+    model: nn.Module, run: EarlierRun, class_names: Sequence[str] | None, *,
+    size: int | None = None,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> tuple[bool, str]:  # fmt: skip
     """Copy the weights of an earlier run into a classifier: the base, and the head if it fits.
 
     The head fits if it has the same classes, in the same order, and the same layers. The input
@@ -51,12 +61,16 @@ def load_earlier_run(
         model: a ``convlens.models.Classifier``.
         run: the earlier run.
         class_names: classes of the new run, in order; None if unknown.
+        size: height and width of its images in pixels; None if unknown.
+        convert: resizes tensors, by the keys of ``model``, to those of ``model``, such as position
+            embeddings for other images; the library's own function.
 
     Returns:
         Whether the head was copied, and one line that reports it.
 
     Raises:
-        UserError: the base belongs to another network; the error counts and names the keys.
+        UserError: the base belongs to another network, or to images of another size to which it
+            cannot be converted; the error names the keys.
     """
     mine = {k: v for k, v in model.state_dict().items() if not k.endswith(COUNTER)}
     theirs = {k: v for k, v in run.state.items() if not k.endswith(COUNTER)}
@@ -65,7 +79,13 @@ def load_earlier_run(
         return {k: v for k, v in state.items() if k.startswith(f"{name}.")}
 
     base, top = part(mine, "backbone"), part(mine, "head")
-    check_keys(base, part(theirs, "backbone"), run.path, (), f" (model.name={run.network})")
+    steps = []
+    if convert and any(k in theirs and theirs[k].shape != v.shape for k, v in base.items()):
+        theirs, steps = convert_state(theirs, base, convert)
+    sizes = (size, run.size) if convert and size and run.size else None
+    of = f" (model.name={run.network})"
+    check_keys(base, part(theirs, "backbone"), run.path, (), of, sizes)
+    name = ", ".join([f"{run.path}: weights of an earlier run", *steps])
     shapes = {k: v.shape for k, v in part(theirs, "head").items()}
     if class_names is None or tuple(class_names) != run.class_names:
         names = ", ".join(run.class_names[:MAX_NAMES])
@@ -77,9 +97,9 @@ def load_earlier_run(
         reason = "its head has other layers"
     else:
         fill_weights(base | top, theirs, run.path)
-        return True, f"{run.path}: weights of an earlier run, base and head"
+        return True, f"{name}, base and head"
     fill_weights(base, theirs, run.path)
-    return False, f"{run.path}: weights of an earlier run, base only; {reason}"
+    return False, f"{name}, base only; {reason}"
 
 
 def read_earlier_run(path: Path) -> EarlierRun | None:
@@ -115,4 +135,7 @@ def read_earlier_run(path: Path) -> EarlierRun | None:
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     schedule = parts["config"].get("finetune")
     lora = schedule.get("lora") if isinstance(schedule, dict) else None
-    return EarlierRun(path, name, tuple(names), merge_state(state, lora, path))
+    data = parts["config"].get("data")
+    size = data.get("size") if isinstance(data, dict) else None
+    size = size if isinstance(size, int) else None
+    return EarlierRun(path, name, tuple(names), merge_state(state, lora, path), size)

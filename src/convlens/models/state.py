@@ -35,6 +35,7 @@ def load_weights(
     prefixes: tuple[str, ...] = (),
     whole: bool = True,
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    sizes: tuple[int, int] | None = None,
 ) -> str | None:
     """Fill ``model`` from a ``.pth`` or ``.safetensors`` file of the whole network or its base.
 
@@ -50,6 +51,7 @@ def load_weights(
         whole: whether the classifier is filled too.
         convert: changes names and shapes of a file's tensors to those of the model, if they
             differ; the library's own function.
+        sizes: pixels of the images of the model and of the file, if they may differ.
 
     Returns:
         One line about what was unwrapped; None for a plain file.
@@ -66,9 +68,9 @@ def load_weights(
     state = {k: v for k, v in state.items() if not k.endswith(COUNTER)}
     state, steps, others = _unwrap(state, tensors, classifier, prefixes, file.path)
     if convert and not all(k in state and state[k].shape == v.shape for k, v in tensors.items()):
-        state, step = _convert(state, tensors, convert)
+        state, step = convert_state(state, tensors, convert)
         steps += step
-    check_keys(tensors, state, file.path, classifier)
+    check_keys(tensors, state, file.path, classifier, sizes=sizes)
     fill_weights(tensors, state, file.path)
     steps = [f"out of {' / '.join(inside)}"] * bool(inside) + steps
     if others:
@@ -125,11 +127,17 @@ def _unwrap(
     return state, steps, others
 
 
-def _convert(
+def convert_state(
     state: dict[str, Tensor], tensors: dict[str, Tensor],
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]],
 ) -> tuple[dict[str, Tensor], list[str]]:  # fmt: skip
-    """Return the converted tensors, and the step taken; as they are if they cannot be converted."""
+    """Return the converted tensors, and the step taken; as they are if they cannot be converted.
+
+    Args:
+        state: tensors of a file.
+        tensors: tensors of the network.
+        convert: the library's own function.
+    """
     try:
         result = {k: v for k, v in convert(dict(state)).items() if isinstance(v, Tensor)}
     except Exception:  # the library meets a file of another network: the keys are reported later
@@ -159,7 +167,7 @@ def _find_wrapper_chains(state: dict[str, Tensor]) -> set[str]:
 
 def check_keys(
     tensors: dict[str, Tensor], state: dict[str, Tensor], path: Path, classifier: tuple[str, ...],
-    of: str = "",
+    of: str = "", sizes: tuple[int, int] | None = None,
 ) -> None:  # fmt: skip
     """Raise a UserError that names the keys if ``state`` does not fit the network.
 
@@ -169,10 +177,16 @@ def check_keys(
         path: the file, for the message.
         classifier: prefixes of keys that may be unexpected.
         of: addition to "another network" in the message, or empty.
+        sizes: pixels of the images of the network and of the file, if they may differ.
     """
     extra = {k for k in state if k not in tensors and not k.startswith(classifier)}
     missing = [k for k in tensors if k not in state]
     shapes = [k for k in tensors if k in state and state[k].shape != tensors[k].shape]
+    if shapes and not missing and not extra and sizes and sizes[0] != sizes[1]:
+        raise UserError(
+            f"{path} is for images of {sizes[1]} pixels, and timm cannot resize "
+            f"{_join_some(shapes)} to {sizes[0]}: use data.size={sizes[1]}"
+        )
     if missing or extra or shapes:
         problems = [
             f"{len(keys)} {what} ({_join_some(keys)})"

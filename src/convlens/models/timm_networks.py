@@ -40,13 +40,27 @@ def list_names() -> list[str]:
     return _import_timm().list_models()
 
 
+@cache
+def _read_old_names() -> dict[str, str | None]:
+    """Return timm's former names with the current ones; None for removed networks."""
+    return _import_timm().models.get_deprecated_models()
+
+
 def check_name(name: str) -> None:
     """Check that timm has a network.
 
     Raises:
-        UserError: it does not; the error suggests similar names.
+        UserError: it does not, or only under a new name; the error suggests similar names, or the
+            new one.
     """
-    if not _import_timm().is_model(name):
+    timm, former = _import_timm(), _read_old_names()
+    if (old := name.partition(".")[0]) in former:
+        new = former[old]
+        way_out = (
+            f"use model.name={new}" if new else f"it was removed; {nearest(old, list_names())}"
+        )
+        raise UserError(f"model.name={name} is an old name of timm: {way_out}")
+    if not timm.is_model(name):
         raise UserError(
             f"model.name={name}: neither scratch, vgg16, inception_v3 nor a network of timm; "
             f"{nearest(name, ['scratch', *list_names()])}"
@@ -187,8 +201,10 @@ def convert_weights(network: nn.Module, state: dict[str, Tensor]) -> dict[str, T
         network: timm's network.
         state: tensors by name.
     """
-    module = sys.modules[type(network).__module__]
-    convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
+    modules = [sys.modules[kind.__module__] for kind in type(network).__mro__]  # ours: its base's
+    names = ("checkpoint_filter_fn", "_filter_fn")
+    found = (getattr(module, name, None) for module in modules for name in names)
+    convert = next(filter(None, found), None)
     return convert(state, network) if convert else state
 
 

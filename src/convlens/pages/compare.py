@@ -193,7 +193,7 @@ def _view_maps(
         names: their names on the page.
         room: bytes that the maps and the notes may take.
     """
-    without = [name for run, name in zip(runs, names, strict=True) if not run.all_maps]
+    without = [name for run, name in zip(runs, names, strict=True) if not run.class_maps]
     notes = [f"no maps in {', '.join(without)}"] if without else []
     if len(runs) - len(without) < 2:
         return None, [*notes, "two runs with maps are needed to show maps side by side"]

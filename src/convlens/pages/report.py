@@ -125,7 +125,7 @@ def _fit_page(run: StoredRun, limit: int) -> str:
         viewer = build_viewer([viewed], room=int(OF_MAPS * (limit - bare - slack)))
         page = _render_page(run, viewer, Selection({}), limit)
         room = limit - len(page.encode()) - slack
-        selection = select(run.pictures, run.probes, run.all_maps, room)
+        selection = select(run.pictures, run.probes, run.class_maps, room)
         page = _render_page(run, viewer, selection, limit)
         # the size of captions, and of the lines on what is left out, is known only now
         over = len(page.encode()) - limit
@@ -179,7 +179,7 @@ def _render_page(run: StoredRun, viewer: Viewer | None, selection: Selection, li
         summary=summary,
         cost=_draw_cost(summary),
         viewer=viewer,
-        has_maps=bool(run.all_maps),
+        has_maps=bool(run.class_maps),
         **_arrange_pictures(selection),
     )
 
@@ -274,8 +274,8 @@ def _draw_cost(summary: Mapping) -> Markup:
 
 def _list_missing_maps(run: StoredRun, viewer: Viewer | None) -> list[str]:
     """Return one line about each thing that the viewer lacks, to keep the page small."""
-    if viewer is None and run.all_maps:
-        return [f"all maps: {', '.join(run.all_maps)}"]
+    if viewer is None and run.class_maps:
+        return [f"all maps: {', '.join(run.class_maps)}"]
     return [*viewer.left_out] if viewer else []
 
 

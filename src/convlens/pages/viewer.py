@@ -140,7 +140,7 @@ def read_viewer_run(run: StoredRun, name: str = "") -> ViewerRun:
     ]  # fmt: skip
     phases = read_phases(run.config, run.rows)
     marks = {p.start: f"phase {p.number}" for p in phases if 0 < p.start < run.last_epoch}
-    return ViewerRun(name, probes, run.all_maps, marks, run.best_epoch)
+    return ViewerRun(name, probes, run.class_maps, marks, run.best_epoch)
 
 
 def build_viewer(runs: Sequence[ViewerRun], *, room: int | None = None) -> Viewer | None:

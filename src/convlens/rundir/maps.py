@@ -26,6 +26,8 @@ FILE = "maps.safetensors"
 SIDE = 14  # cells of the longer side of a kept map, at most
 IMAGE = "image"  # stands for the layer of methods that explain the image itself
 BLOCKS = "all blocks"  # likewise of methods that explain all blocks of a transformer together
+ATTENTION, ROLLOUT = "attention", "rollout"
+OF_NO_CLASS = (ATTENTION, ROLLOUT)  # methods whose maps are the same for every class
 _FORMAT = "1"
 _LARGEST = 50_000_000  # bytes of a file; ours have a few thousand
 
@@ -38,13 +40,16 @@ class Maps:
         method: such as ``grad_cam`` or ``occlusion``, the first part of the tags of its pictures.
         probes: P names.
         roles: T words that say why a class is explained: ``predicted``, ``true``, ``target``, or
-            ``2nd``, ``3rd``, … for the next most probable ones.
+            ``2nd``, ``3rd``, … for the next most probable ones. Of attention ``head 1``,
+            ``head 2``, …, of rollout ``all heads``.
         classes: (P, T) names of the explained classes; empty if there is none, such as the true
-            class of a probe of which it is unknown.
-        probabilities: (P, T) float32 in [0, 1], the network's probability of each class.
+            class of a probe of which it is unknown, and for attention and rollout.
+        probabilities: (P, T) float32 in [0, 1], the network's probability of each class; NaN for
+            attention and rollout.
         layers: by layer, (P, T, h, w) float32; ``image`` stands for the layer of methods that
-            explain the image itself. Grad-CAM is at least 0 and on the scale of logits; other
-            methods are signed. Maps of a class without a name are NaN.
+            explain the image itself. Grad-CAM is at least 0 and on the scale of logits, attention
+            at least 0 and a share; other methods are signed. Maps of a true class without a name,
+            and of heads that a layer does not have, are NaN.
     """
 
     method: str
@@ -72,6 +77,28 @@ class Maps:
             sizes = ", ".join(f"{name} {v.shape[2:]}" for name, v in self.layers.items())
             raise UserError(f"the layers' maps have different sizes ({sizes}): use .layers[name]")
         return np.stack([*self.layers.values()], axis=2)
+
+
+def name_head_maps(
+    method: str, probes: Sequence[str], layers: Mapping[str, np.ndarray], roles: Sequence[str] = ()
+) -> Maps:
+    """Return maps that belong to no class, one for each head of a layer.
+
+    Args:
+        method: one of ``OF_NO_CLASS``.
+        probes: P names.
+        layers: by layer, (P, heads, h, w); layers may have different numbers of heads.
+        roles: names of the maps, as many as the most heads of a layer; "head 1", … if empty.
+    """
+    most = max(each.shape[1] for each in layers.values())
+    padded = {
+        name: np.pad(each, ((0, 0), (0, most - each.shape[1]), (0, 0), (0, 0)),
+                     constant_values=np.nan)
+        for name, each in layers.items()
+    }  # fmt: skip
+    roles = roles or [f"head {number}" for number in range(1, most + 1)]
+    shares = np.full((len(probes), most), np.nan, np.float32)
+    return Maps(method, probes, roles, [[""] * most for _ in probes], shares, padded)
 
 
 def format_rank(rank: int) -> str:

@@ -19,7 +19,7 @@ from convlens.config.checks import check_shape
 from convlens.config.stored import StoredConfig
 from convlens.core.errors import UserError, convert_errors, nearest
 from convlens.rundir.lock import find_holder
-from convlens.rundir.maps import FILE, Maps, read_maps
+from convlens.rundir.maps import FILE, OF_NO_CLASS, Maps, read_maps
 from convlens.rundir.paths import OUTPUTS
 from convlens.rundir.probes import StoredProbe, read_probes
 from convlens.rundir.tags import SUFFIX, read_tag
@@ -146,11 +146,16 @@ class StoredRun:
                 found.setdefault(method, {})[epoch] = maps
         return found
 
+    @property
+    def class_maps(self) -> dict[str, dict[int, Maps]]:
+        """``all_maps`` without attention and rollout, which are the same for every class."""
+        return {method: by for method, by in self.all_maps.items() if method not in OF_NO_CLASS}
+
     def maps(self, method: str = "grad_cam", epoch: int | None = None) -> Maps:
         """Return the maps of a method after an epoch.
 
         Args:
-            method: such as ``grad_cam`` or ``occlusion``.
+            method: such as ``grad_cam``, ``occlusion`` or ``attention``.
             epoch: completed epochs; None for the latest look with maps of the method.
 
         Raises:

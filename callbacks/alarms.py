@@ -12,6 +12,7 @@ from convlens.callbacks.predictions import PredictionBook
 
 from convlens.config.schema import AlarmsConfig
 from convlens.training import ClassifierModule, alarms
+from convlens.training import evidence_alarms as evidence
 
 log = logging.getLogger("convlens")
 
@@ -139,12 +140,12 @@ class Alarms(L.Callback):
         """Return alarms by subject, because the numbers in a line change from epoch to epoch."""
         limits = self.thresholds
         lines = {
-            "evidence mostly outside the object": alarms.check_evidence_outside(
+            "evidence mostly outside the object": evidence.check_evidence_outside(
                 scores, lift=limits.evidence_lift
             ),
-            "evidence in one place": alarms.check_evidence_place(scores, share=limits.same_place),
-            "shortcut": alarms.check_shortcuts(scores),
-            "norm outliers": alarms.check_norm_outliers(scores, share=limits.outlier_share),
+            "evidence in one place": evidence.check_evidence_place(scores, share=limits.same_place),
+            "shortcut": evidence.check_shortcuts(scores),
+            "norm outliers": evidence.check_norm_outliers(scores, share=limits.outlier_share),
             **alarms.find_dead_layers(scores, before, share=limits.dead_share),
         }
         predictions = self.book.latest.get("val")

@@ -282,10 +282,9 @@ def _build_readers(pictures: Images, data: PictureData, device: torch.device) ->
         return images.to(device).contiguous().float().div_(255)
 
     def photographs(rows: Sequence[int], images: Tensor) -> list[Photograph]:
-        if pictures.files is None:
+        if (files := pictures.files) is None:
             return [make_photograph(image) for image in images]
-        files = (pictures.files[row] for row in rows)
-        return read_photographs(files, images, make_recipe(data.spec))
+        return read_photographs((files[row] for row in rows), images, make_recipe(data.spec))
 
     def sample(count: int) -> np.ndarray:
         return draw_even_sample(pictures.labels, count, data.seed)
@@ -305,8 +304,8 @@ def _build_readers(pictures: Images, data: PictureData, device: torch.device) ->
     return {
         "fetch": lambda rows: (read(np.asarray(rows, dtype=int)), list(rows)),
         "photographs": photographs,
-        "sources": lambda rows: [pictures.names[row] for row in rows],
         "sample_images": batches,
+        "sources": lambda rows: [pictures.names[row] for row in rows],
         "sample_rows": lambda count: sample(count).tolist(),
         "sample_labels": lambda count: torch.from_numpy(pictures.labels[sample(count)]),
         "sample_masks": lambda count: take(pictures.masks, count),

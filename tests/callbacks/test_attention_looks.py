@@ -31,7 +31,7 @@ from convlens.explain.attention_scores import attention_distance, head_diversity
 from convlens.explain.rollout import attention_rollout
 from convlens.explain.scores import energy_inside
 from convlens.rundir.maps import Maps
-from convlens.training import alarms
+from convlens.training import evidence_alarms
 from support.attention_networks import PLAIN, WINDOWED, lively_network
 from support.looks import PICTURE, Small, collect_maps, probes, train_small
 from support.tiny import TINY, TINY_VIT
@@ -176,16 +176,17 @@ def test_planted_outliers_raise_the_alarm_and_are_drawn(vit, drawn):
         found = dict(callback.pictures(look_at(vit, masks=masks)))
     share = found["explain/norm_outliers"]
     assert share == pytest.approx(1 / 8)
-    line = alarms.check_norm_outliers(found, share=0.01)
+    line = evidence_alarms.check_norm_outliers(found, share=0.01)
     assert line.startswith("12.5% of the patches of the background have tokens of far larger norm;")
     ((rows, options),) = drawn
     norms, above = rows[0].maps
     assert above.map.nonzero().tolist() == [[0, 0]] and norms.map.argmax() == 0
     assert options["reading"].startswith("Outliers: 1 of 16 patches, with a norm above")
     silent = dict(callback.pictures(look_at(vit, 1)))
-    assert alarms.check_norm_outliers(silent, share=0.01) is None
-    assert alarms.check_norm_outliers(found, share=None) is None  # a run of an earlier version
-    assert alarms.check_norm_outliers({}, share=0.0) is None
+    assert evidence_alarms.check_norm_outliers(silent, share=0.01) is None
+    # a run of an earlier version
+    assert evidence_alarms.check_norm_outliers(found, share=None) is None
+    assert evidence_alarms.check_norm_outliers({}, share=0.0) is None
 
 
 def test_windows_have_attention_and_no_legrad(drawn):

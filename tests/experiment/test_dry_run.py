@@ -9,11 +9,8 @@ import pytest
 
 from convlens.cli.main import main
 from convlens.core import progress
-from convlens.training.alarms import (
-    check_against_untrained,
-    check_evidence_outside,
-    check_overfitting,
-)
+from convlens.training.alarms import check_against_untrained, check_overfitting
+from convlens.training.evidence_alarms import check_evidence_outside
 from support.tiny import TINY
 
 DRY = [*TINY, "debug=fast_dev_run", "data.augment.rotation_degrees=20"]

@@ -11,14 +11,13 @@ import torch
 from convlens.explain.scores import same_border_place
 from convlens.training.alarms import (
     check_against_untrained,
-    check_evidence_outside,
-    check_evidence_place,
     check_generalisation_gap,
     check_overconfidence,
     check_overfitting,
     find_dead_layers,
     find_mistaken_classes,
 )
+from convlens.training.evidence_alarms import check_evidence_outside, check_evidence_place
 
 RULE = {"epochs": 5, "rise": 0.15}
 

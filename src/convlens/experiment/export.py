@@ -331,9 +331,8 @@ def _write_timm(subject: _Subject, folder: Path) -> Check:
         made = Path(temporary) / folder.name
         timm_folder.write_timm_folder(made, result, options, subject.facts, normalise)
         network = timm.create_model(f"local-dir:{made}", pretrained=True).eval()
-        several = subject.facts.thresholds is not None
-        temperature = subject.facts.temperature
-        answers = Answers(nn.Sequential(normalise, network), temperature, several=several)
+        whole, facts = nn.Sequential(normalise, network), subject.facts
+        answers = Answers(whole, facts.temperature, several=facts.thresholds is not None)
         with torch.no_grad():
             names = (PROBABILITIES, LOGITS)
             check = _compare(subject, lambda part: dict(zip(names, answers(part), strict=True)))

@@ -135,7 +135,7 @@ def read_earlier_run(path: Path) -> EarlierRun | None:
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     schedule = parts["config"].get("finetune")
     lora = schedule.get("lora") if isinstance(schedule, dict) else None
-    data = parts["config"].get("data")
-    size = data.get("size") if isinstance(data, dict) else None
+    images = parts["config"].get("data")
+    size = images.get("size") if isinstance(images, dict) else None
     size = size if isinstance(size, int) else None
     return EarlierRun(path, name, tuple(names), merge_state(state, lora, path), size)

@@ -22,11 +22,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from convlens.data.sources.corrections import LEAVE_OUT, Correction, write_corrections
 from label_noise import plant
 from results import RESULTS, write_result
 
 from convlens.cli.main import main
+from convlens.data.sources.corrections import LEAVE_OUT, Correction, write_corrections
 
 
 def read_lowest(file: Path, count: int) -> list[dict[str, str]]:

@@ -234,3 +234,14 @@ def test_early_stopping_is_not_undone_by_more_epochs(tmp_path, capsys):
     assert state(home)["epoch"] < 8
     said = refused(home, capsys, "training.epochs=20")
     assert "training.early_stopping ended" in said
+
+
+@pytest.mark.parametrize("words", [[], ["training.ema=0.9"], ["optimizer=sgd"]])
+def test_a_run_in_float64_continues_with_the_same_bits(tmp_path, words):
+    """Lightning would load the weights into a network that is still float32."""
+    words = [*CONSTANT, "precision=64", *words]
+    whole = train(tmp_path / "whole", *words, "training.epochs=2")
+    parted = train(tmp_path / "parted", *words, "training.epochs=1")
+    assert main(["resume", f"run={parted}", "training.epochs=2"]) == 0
+    assert state(whole)["state_dict"]["model.head.logits.weight"].dtype == torch.float64
+    assert same(parted, whole)

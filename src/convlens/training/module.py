@@ -89,13 +89,9 @@ class ClassifierModule(L.LightningModule):
         self.seed = seed
         seed_weights(seed)
         self.model = build_model(
-            model,
-            channels=data.channels,
-            size=data.size,
-            outputs=count_outputs(training.loss, len(class_names)),
-            class_names=class_names,
-            pretrained=pretrained,
-        ).to(memory_format=torch.channels_last)
+            model, channels=data.channels, size=data.size, class_names=class_names,
+            outputs=count_outputs(training.loss, len(class_names)), pretrained=pretrained,
+        ).to(memory_format=torch.channels_last)  # fmt: skip
         if finetune.lora:
             add_adapters(self.model, finetune.lora, torch.zeros(1, data.channels, *2 * [data.size]))
         self.objective = Objective(
@@ -225,12 +221,12 @@ class ClassifierModule(L.LightningModule):
         logits, targets = self.compute_logits(batch), select_targets(batch)
         loss = self.objective(logits, targets)
         kept = slice(0, batch.get("counted"))
+        mean, weight = loss.detach(), self._weight(batch) if "window" in batch else 1.0
         if len(targets[kept]):
-            self.train_metrics.update(loss.detach(), logits.detach()[kept], targets[kept])
+            self.train_metrics.update(mean, logits.detach()[kept], targets[kept])
         if self.diary is not None:
             self.diary.take(logits, batch, batch_idx)
-        weight = self._weight(batch) if "window" in batch else 1.0
-        return {"loss": loss * weight, "mean": loss.detach()}
+        return {"loss": loss * weight, "mean": mean}
 
     def _weight(self, batch: dict) -> Tensor | float:
         """Return the factor that makes one step equal one large batch.
@@ -246,8 +242,8 @@ class ClassifierModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs, batch: dict, batch_idx: int) -> None:
         if self.average is not None and self.trainer.global_step > self.average.steps:
-            last = batch_idx + 1 == self.trainer.num_training_batches
-            self.average.update(self.current_epoch, last)
+            is_last = batch_idx + 1 == self.trainer.num_training_batches
+            self.average.update(self.current_epoch, is_last)
 
     def on_validation_model_eval(self) -> None:
         """Average running statistics over the processes before validation.
@@ -344,7 +340,9 @@ class ClassifierModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Restore the record; ``convlens.experiment.resume`` checks that the checkpoint fits."""
-        rows = checkpoint.get("convlens_record", {})
-        self.record = {int(epoch): dict(row) for epoch, row in rows.items()}
+        if any(value.dtype == torch.float64 for value in checkpoint["state_dict"].values()):
+            self.double()  # Lightning converts it only after loading the weights
+        rows = checkpoint.get("convlens_record", {}).items()
+        self.record = {int(epoch): dict(row) for epoch, row in rows}
         self._loaded_average = checkpoint.get(KEY)
         self.calibrator.load(checkpoint)

@@ -14,7 +14,7 @@ from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
 from convlens.draw.change_map import change_map
-from convlens.explain.activations import activations
+from convlens.explain.activations import Activations, activations
 from convlens.explain.alignment import FEWEST, cka, compute_gram
 from convlens.explain.layers import choose_layers
 
@@ -105,9 +105,7 @@ class LayerChanges(ExplanationCallback):
         grams: dict[str, list[Tensor]] = {layer: [] for layer in layers}
         for _ in range(count // size):
             images = stream.take(size)
-            outputs = self.fit_batch(
-                lambda batch, images=images: activations(look.network, images, layers, batch=batch)
-            )
+            outputs = self.fit_batch(partial(_read, look, images, layers))
             for layer in layers:
                 grams[layer].append(compute_gram(outputs.all_values(layer)).cpu())
         return {layer: torch.stack(each) for layer, each in grams.items()}
@@ -139,3 +137,7 @@ class LayerChanges(ExplanationCallback):
 def _compare_layer(found: Grams, earlier: Mapping[str, Tensor], layer: str) -> float:
     known = layer in earlier and earlier[layer].shape == found[layer].shape
     return cka(found[layer], earlier[layer]) if known else float("nan")
+
+
+def _read(look: Look, images: Tensor, layers: list[str], batch: int) -> Activations:
+    return activations(look.network, images, layers, batch=batch)

@@ -107,20 +107,19 @@ class Shortcuts(ExplanationCallback):
         self, look: Look, evidence: Evidence, clusters: list[Cluster], images: Tensor
     ) -> dict[int, Covering] | None:
         """Return what covering each cluster's place does; None if there is no time."""
-        due = {k: each for k, each in enumerate(clusters) if each.place is not None}
-        passes = (2 + len(MIRRORS)) * sum(len(each.rows) for each in due.values())
+        due = [
+            (k, each.rows, each.place) for k, each in enumerate(clusters) if each.place is not None
+        ]
+        passes = (2 + len(MIRRORS)) * sum(len(rows) for _, rows, _ in due)
         if not look.affords("covering", passes, 1.0):
             return None
         results: dict[int, Covering] = {}
         colour = images.mean((0, 2, 3))
         with look.timed("covering", max(1, passes)):
-            for k, each in due.items():
-                rows = each.rows.to(images.device)
-                result = self.fit_batch(
-                    partial(_judge, look, images[rows], evidence.labels[each.rows], each.place,
-                            colour)
-                )  # fmt: skip
-                if result is not None:
+            for k, rows, place in due:
+                labels, covered = evidence.labels[rows], images[rows.to(images.device)]
+                judge = partial(_judge, look, covered, labels, place, colour)
+                if (result := self.fit_batch(judge)) is not None:
                     results[k] = result
         return results
 

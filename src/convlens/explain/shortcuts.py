@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from convlens.explain.clusters import average_cells, cluster_maps, find_place
 from convlens.explain.covering import Covering, list_mirrors
 from convlens.explain.scores import border_energy
 
 K = TypeVar("K")
-HALF, MOST = 0.5, 0.8  # shares of a cluster's evidence: in its place, and in what is covered
-AT_EDGE = 1 / 3  # least fraction of a place's cells that are at the edge
+HALF = 0.5  # share of a cluster's evidence that its place must hold
+EDGE = 0.22  # distance of cell centres up to which they are at the edge, fraction of the sides
+AT_EDGE = 2 / 3  # least fraction of a place's cells that are at the edge
 _BORDER = 0.1  # width of the border region, see ``border_energy``
 
 
@@ -29,7 +32,8 @@ class Cluster:
         label: the class.
         rows: (n,) int64, positions among the N images.
         mean: (h', w'), the mean of their maps, with a sum of 1; see ``average_cells``.
-        place: (h', w') bool, the cells to cover: they hold most of the evidence. None if the
+        place: (h', w') bool, the cells to cover: the fewest that hold half of the evidence, and
+            those beside them. None if the
             evidence is not in one place at the edge, or if every mirror image of it overlaps it.
         accuracy: of the network on these images, in [0, 1].
         border: their mean border energy, in [0, 1].
@@ -53,7 +57,7 @@ def find_clusters(
         labels: (N,) true classes; -1 where unknown, and then in no cluster.
         predictions: (N,) predicted classes.
         area: maximum area of one place, as a fraction of the image: the fewest cells that hold half
-            of the evidence, at least a third of which are at the edge.
+            of the evidence, at least two thirds of which are at the edge.
     """
     cells, borders = average_cells(maps), border_energy(maps, _BORDER)
     right = (predictions == labels).double()
@@ -63,7 +67,9 @@ def find_clusters(
         for part in cluster_maps(cells[own]):
             rows = own[part]
             mean = cells[rows].mean(0)
-            place = find_place(mean, MOST) if _is_one_place(find_place(mean, HALF), area) else None
+            core = find_place(mean, HALF)
+            # a map is blurred: what it points at may reach into the cells beside the core
+            place = widen(core) if _is_one_place(core, area) else None
             if place is not None and not list_mirrors(place):
                 place = None
             accuracy, border = float(right[rows].mean()), float(borders[rows].nanmean())
@@ -71,9 +77,18 @@ def find_clusters(
     return found
 
 
+def widen(place: Tensor) -> Tensor:
+    """Return a place, (h, w) bool, with all cells beside it, also diagonally."""
+    return max_pool2d(place[None].float(), 3, stride=1, padding=1)[0] > 0
+
+
 def _is_one_place(place: Tensor, area: float) -> bool:
-    inside = place[1:-1, 1:-1].sum()
-    at_edge = 1 - float(inside) / float(place.sum())
+    down, across = (((torch.arange(n) + 0.5) / n) for n in place.shape)
+    near = (
+        torch.minimum(torch.minimum(down, 1 - down)[:, None], torch.minimum(across, 1 - across))
+        <= EDGE
+    )
+    at_edge = float((place & near).sum()) / float(place.sum())
     return float(place.double().mean()) <= area and at_edge >= AT_EDGE
 
 

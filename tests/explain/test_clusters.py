@@ -1,10 +1,11 @@
 """Clusters of maps: groups with different places are told apart, alike ones are not split."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from convlens.explain.clusters import average_cells, cluster_maps, find_place
+from convlens.explain.clusters import assign_labels, average_cells, cluster_maps, find_place
 
 
 def make_maps(*places: tuple[int, float, float], spread: float = 0.1, seed: int = 0) -> Tensor:
@@ -78,3 +79,12 @@ def test_a_place_is_the_smallest_set_with_its_share(share):
     assert cells[place].sum() >= share - 1e-9
     assert cells[place].sum() - cells[place].min() < share  # none can be left out
     assert place.all() or cells[place].min() >= cells[~place].max()
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_labels_are_those_of_scikit_learn(count):
+    reference = pytest.importorskip("sklearn.cluster._spectral").cluster_qr
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        vectors = np.linalg.qr(rng.normal(size=(40, count)))[0] * rng.uniform(0.5, 2, (40, 1))
+        assert np.array_equal(assign_labels(vectors), reference(vectors))

@@ -59,21 +59,29 @@ def cluster_maps(cells: Tensor, *, most: int = 3, fewest: int = 4) -> list[Tenso
 
 def _cluster(points: np.ndarray, most: int) -> np.ndarray:
     """Return the cluster of each point, (N,), by spectral clustering of their affinities."""
-    from sklearn.cluster import SpectralClustering
-
     squares = ((points[:, None] - points) ** 2).sum(axis=2)
     scale = max(np.median(squares[np.triu_indices(len(points), 1)]), _ALIKE)
     graph = np.exp(-_SHARPNESS * squares / scale)
     degrees = 1 / np.sqrt(graph.sum(axis=1))
-    laplacian = np.eye(len(points)) - graph * degrees[:, None] * degrees
-    values = np.linalg.eigvalsh(laplacian)[: most + 1]
-    count = int(np.argmax(np.diff(values))) + 1
-    if count == 1:
-        return np.zeros(len(points), np.int64)
-    method = SpectralClustering(
-        count, affinity="precomputed", assign_labels="cluster_qr", random_state=0
-    )
-    return method.fit_predict(graph)
+    values, vectors = np.linalg.eigh(np.eye(len(points)) - graph * degrees[:, None] * degrees)
+    count = int(np.argmax(np.diff(values[: most + 1]))) + 1
+    return assign_labels(vectors[:, :count] * degrees[:, None])
+
+
+def assign_labels(vectors: np.ndarray) -> np.ndarray:
+    """Return the cluster of each point, (N,) int64, from the first k eigenvectors, (N, k).
+
+    A. Damle, V. Minden, L. Ying, *Simple, direct and efficient multi-way spectral clustering*,
+    2019, https://doi.org/10.1093/imaiai/iay008: the k points that are most unlike each other are
+    chosen by a QR decomposition with pivoting, and become the axes.
+    """
+    rest, chosen = vectors.copy(), []
+    for _ in range(vectors.shape[1]):
+        chosen.append(int((rest**2).sum(axis=1).argmax()))
+        axis = rest[chosen[-1]] / np.linalg.norm(rest[chosen[-1]])
+        rest = rest - (rest @ axis)[:, None] * axis
+    left, _, right = np.linalg.svd(vectors[chosen].T)
+    return np.abs(vectors @ (left @ right)).argmax(axis=1)
 
 
 def find_place(cells: Tensor, share: float) -> Tensor:

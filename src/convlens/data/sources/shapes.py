@@ -40,7 +40,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 _CLUTTER = {"twig": (7, 7, 1), "leaf": (0, 1, 2, 2), "pebble": (3, 6), "shard": (3, 4, 9, 10)}
 
 
-def _make_generator(*key: int) -> np.random.Generator:
+def make_generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
@@ -163,7 +163,7 @@ def _draw_two(rng, image: np.ndarray, classes: tuple[int, int]) -> np.ndarray:
 def _choose_two(index: int, classes: int, seed: int, stream: int) -> tuple[int, int]:
     """Return the two different classes of an image."""
     first = index % classes
-    step = 1 + int(_make_generator(seed, stream, index, 3).integers(classes - 1))
+    step = 1 + int(make_generator(seed, stream, index, 3).integers(classes - 1))
     return first, (first + step) % classes
 
 
@@ -174,7 +174,7 @@ def _draw_one(
 
     With two objects, the second result is uint8: 1 + the class at each pixel, or 0.
     """
-    rng = _make_generator(seed, stream, index)
+    rng = make_generator(seed, stream, index)
     image = draw_background(rng, size)
     for _ in range(rng.integers(*_LITTER, endpoint=True)):
         kind = list(_CLUTTER)[rng.integers(len(_CLUTTER))]

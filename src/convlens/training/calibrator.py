@@ -146,9 +146,10 @@ class Calibrator(nn.Module):
         """Return logits and labels of the recorded pass, and forget it; None without one."""
         if self.record is None or not self.record.update_called:
             return None
-        found = self.record.compute()
+        logits, labels = self.record.compute()
         self.record.reset()
-        return found
+        labels = labels.reshape(-1)  # torchmetrics makes a number of a tensor with one element
+        return logits.reshape(len(labels), -1 if len(labels) else 1), labels
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Put the calibration into a checkpoint."""

@@ -37,8 +37,8 @@ class DataDiary(ExplanationCallback):
     ``training/map`` places every training image by confidence and variability.
     ``training/mislabelled`` shows the images whose labels have the lowest mean margins, each with
     its Grad-CAM for the given label and for the class that the network named instead.
-    ``training/hardest``, ``training/forgotten`` and ``training/learned_last`` show other images
-    with the highest mean loss, those that were forgotten most, and those that were learned last.
+    At the end ``training/hardest``, ``training/forgotten`` and ``training/learned_last`` show other
+    images with the highest mean loss, those forgotten most, and those learned last.
 
     Only convlens runs have a diary; elsewhere nothing is drawn.
 
@@ -48,11 +48,12 @@ class DataDiary(ExplanationCallback):
         batch: maximum number of images in a pass; halved when memory runs out.
     """
 
-    photographs = True
+    photographs = has_final_look = True
 
     def __init__(self, *, images: int = 8, every_n_epochs: int = 1, batch: int = 32):
         super().__init__(every_n_epochs=every_n_epochs, batch=batch)
         self.images = images
+        self._shown: int | None = None  # the clock of the latest complete look
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
         sheets = ("mislabelled", "map", *KINDS)
@@ -68,10 +69,14 @@ class DataDiary(ExplanationCallback):
         if diary is None or not diary.epoch:
             return
         when = f"training · epoch {diary.epoch}"
-        if draw := self._compose_suspects(replace(look, **look.over_training), diary, when):
-            yield from self.draw(look, "training/mislabelled", draw)
-        if not diary.several:  # a point per image and class would be a cloud
-            yield from self._draw_map(look, diary, when)
+        if self._shown != look.clock:  # the last look follows that of the last epoch
+            if draw := self._compose_suspects(replace(look, **look.over_training), diary, when):
+                yield from self.draw(look, "training/mislabelled", draw)
+            if not diary.several:  # a point per image and class would be a cloud
+                yield from self._draw_map(look, diary, when)
+            self._shown = None if self.cut else look.clock
+        if not look.final:
+            return
         shown = [(each.row, each.label) for each in diary.list_suspects(self.images)]
         for kind, what in KINDS.items():
             if chosen := list_extremes(diary, kind, self.images, shown):

@@ -7,22 +7,16 @@ import itertools
 import numpy as np
 import pytest
 
-from convlens.draw import charts, figure
+from convlens.draw import charts
 from convlens.draw.activation_grid import activation_grid
 from convlens.draw.activation_levels import grey_table
+from support.figures import keep_figures
 
 
 @pytest.fixture
 def figures(monkeypatch):
     """Return the list of the figures that are drawn."""
-    found = []
-
-    def keep(drawn, *words):
-        found.append(drawn)
-        return figure.draw_figure(drawn, *words)
-
-    monkeypatch.setattr(charts, "draw_figure", keep)
-    return found
+    return keep_figures(monkeypatch, charts)
 
 
 def boxes(axes) -> list:

@@ -5,22 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convlens.draw import figure, reliability
+from convlens.draw import reliability
 from convlens.draw.figure import BLUE, ORANGE
 from convlens.draw.reliability import Curve, reliability_chart
+from support.figures import keep_figures
 
 
 @pytest.fixture
 def figures(monkeypatch):
     """Return the list of the figures that are drawn."""
-    found = []
-
-    def keep(drawn, *words):
-        found.append(drawn)
-        return figure.draw_figure(drawn, *words)
-
-    monkeypatch.setattr(reliability, "draw_figure", keep)
-    return found
+    return keep_figures(monkeypatch, reliability)
 
 
 def make_curve(accuracies, name: str = "x $y", counts=None) -> Curve:

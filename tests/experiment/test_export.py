@@ -314,6 +314,18 @@ def test_heads_that_timm_does_not_have_are_refused(of_timm, tmp_path):
 VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 
 
+def assert_timm_agrees(name: str, ours, found, known: dict) -> None:
+    """timm builds the network from its name, ``known`` and the weights, and answers alike."""
+    import timm
+
+    theirs = timm.create_model(name, pretrained=False, num_classes=3, **known).eval()
+    theirs.load_state_dict(found.state_dict())
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    expected = ours(images)
+    assert expected.std() > 0
+    torch.testing.assert_close(theirs(ours.normalise(images)), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
@@ -329,7 +341,6 @@ VIT = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 )  # fmt: skip
 def test_transformers_are_those_of_timm(name, options, words, tmp_path):
     """timm builds them from the name, the options and the weights, and answers alike."""
-    import timm
 
     from convlens.config.compose import compose
     from convlens.export.timm_folder import build_timm_network
@@ -340,17 +351,11 @@ def test_transformers_are_those_of_timm(name, options, words, tmp_path):
     ours = build_model(spec, channels=3, size=32, outputs=3, pretrained=False).eval()
     ours.requires_grad_(False)
     found, known = build_timm_network(ours, spec, 32)
-    theirs = timm.create_model(name, pretrained=False, num_classes=3, **known).eval()
-    theirs.load_state_dict(found.state_dict())
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    expected = ours(images)
-    assert expected.std() > 0
-    torch.testing.assert_close(theirs(ours.normalise(images)), expected, rtol=0, atol=1e-5)
+    assert_timm_agrees(name, ours, found, known)
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "deit_tiny_distilled_patch16_224"])
 def test_chosen_classes_of_timms_own_head_are_rows_of_its_last_layers(name):
-    import timm
     from torch import nn
 
     from convlens.config.compose import compose
@@ -365,12 +370,7 @@ def test_chosen_classes_of_timms_own_head_are_rows_of_its_last_layers(name):
     ours = build_model(spec, channels=3, size=32, outputs=1000, pretrained=False).eval()
     ours.head = nn.Sequential(OrderedDict(network=ours.head, classes=Select([7, 1, 4])))
     found, known = build_timm_network(ours.requires_grad_(False), spec, 32)
-    theirs = timm.create_model(name, pretrained=False, num_classes=3, **known).eval()
-    theirs.load_state_dict(found.state_dict())
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    expected = ours(images)
-    assert expected.std() > 0
-    torch.testing.assert_close(theirs(ours.normalise(images)), expected, rtol=0, atol=1e-5)
+    assert_timm_agrees(name, ours, found, known)
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ class Cluster:
         rows: (n,) int64, positions among the N images.
         mean: (h', w'), the mean of their maps, with a sum of 1; see ``average_cells``.
         place: (h', w') bool, the cells to cover: the fewest that hold half of the evidence, and
-            those beside them. None if the
-            evidence is not in one place at the edge, or if every mirror image of it overlaps it.
+            those beside them. None if these few are not in one place at the edge, or if every
+            mirror image overlaps the place.
         accuracy: of the network on these images, in [0, 1].
         border: their mean border energy, in [0, 1].
     """

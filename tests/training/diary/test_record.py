@@ -229,6 +229,8 @@ def test_images_at_an_extreme_are_those_of_the_table(kind, extreme, tmp_path):
     names = ["cat", "dog", "owl", "yak"]
     found = list_extremes(diary, extreme, 100)
     assert [(each.name, names[each.label]) for each in found] == expected
+    for count in range(len(found)):
+        assert list_extremes(diary, extreme, count) == found[:count]
     first, second, *_ = found
     left = list_extremes(diary, extreme, 3, [(second.row, second.label)])
     assert [(each.row, each.label) for each in left] == [

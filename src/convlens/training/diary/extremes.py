@@ -60,13 +60,14 @@ def list_extremes(
         "forgotten": (forgotten, forgotten > 0),
         "learned_last": (last, last > 1),
     }[kind]
+    listed &= arrays["seen"][place] > 0
     shown = set(without)
     found: list[Extreme] = []
-    for at in np.lexsort((-loss, -by)):
+    for at in _find_highest(by, loss, np.flatnonzero(listed), count + len(shown)):
         row, label = int(place[0][at]), int(labels[at])
         if len(found) == count:
             break
-        if arrays["seen"][place][at] == 0 or not listed[at] or (row, label) in shown:
+        if (row, label) in shown:
             continue
         named = None
         if not diary.several and arrays["lead"][row] > 0:
@@ -79,6 +80,26 @@ def list_extremes(
         reason += f"right in {arrays['right'][place][at]} of {arrays['seen'][place][at]}"
         found.append(Extreme(row, diary.names[row], label, named, reason))
     return found
+
+
+def _find_highest(
+    first: np.ndarray, second: np.ndarray, among: np.ndarray, count: int
+) -> np.ndarray:
+    """Return the ``count`` highest of some labels by two keys, in order, without sorting all.
+
+    Args:
+        first: (N,) the key that decides.
+        second: (N,) the key that decides among equal ones.
+        among: positions of the labels.
+        count: maximum number of positions to return.
+    """
+    if count < len(among):
+        edge = np.partition(first[among], -count)[-count]
+        level = among[first[among] == edge]
+        if count < len(level):
+            level = level[np.argpartition(second[level], -count)[-count:]]
+        among = np.concatenate([among[first[among] > edge], level])
+    return among[np.lexsort((-second[among], -first[among]))][:count]
 
 
 def _times(count: int) -> str:

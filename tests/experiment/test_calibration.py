@@ -105,7 +105,7 @@ def test_a_run_says_why_it_has_no_temperature(run, capsys):
 
 def test_the_results_hold_what_the_predictions_of_eval_give(run, best, capsys):
     assert main(["eval", f"ckpt={best}"]) == 0
-    assert f"with temperature {make_calibration().temperature:.3g} " in capsys.readouterr().out
+    assert f"with the temperature {make_calibration().temperature:.3g}" in capsys.readouterr().out
     assert main(["eval", f"ckpt={best}", "temperature=false"]) == 0
     home = run / "evaluation"
     known = json.loads((home / "best" / "results.json").read_text())["test_details"]["calibration"]

@@ -83,7 +83,9 @@ def test_a_place_is_the_smallest_set_with_its_share(share):
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_labels_are_those_of_scikit_learn(count):
-    reference = pytest.importorskip("sklearn.cluster._spectral").cluster_qr
+    reference = pytest.importorskip(
+        "sklearn.cluster._spectral", reason="comes with the extra `proofs`"
+    ).cluster_qr
     for seed in range(10):
         rng = np.random.default_rng(seed)
         vectors = np.linalg.qr(rng.normal(size=(40, count)))[0] * rng.uniform(0.5, 2, (40, 1))

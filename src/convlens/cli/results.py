@@ -99,12 +99,13 @@ def describe_calibration(found: Mapping[str, Any]) -> str:
     >>> row = {"test_coverage": 0.91, "test_precision": 0.988}
     >>> found = {"temperature": 1.5, "test_ece": 0.08, "test_ece_calibrated": 0.01}
     >>> describe_calibration({**found, "abstain": {"0.95": row, "0.99": None}})
-    'calibration error of the test 0.0800, with temperature 1.5 0.0100; abstain=0.95 answers \
-91.0 % of the test images, 98.8 % of them correctly'
+    'calibration error of the test 0.0800, or 0.0100 with the temperature 1.5; abstain=0.95 \
+answers 91.0 % of the test images, 98.8 % of them correctly'
     >>> describe_calibration({**found, "abstain": {}, "uncalibrated": "why"})
     'calibration error of the test 0.0800, no temperature (why)'
     """
-    with_it = f"with temperature {found['temperature']:.3g} {found['test_ece_calibrated']:.4f}"
+    calibrated, temperature = found["test_ece_calibrated"], found["temperature"]
+    with_it = f"or {calibrated:.4f} with the temperature {temperature:.3g}"
     if "uncalibrated" in found:
         with_it = f"no temperature ({found['uncalibrated']})"
     line = f"calibration error of the test {found['test_ece']:.4f}, {with_it}"

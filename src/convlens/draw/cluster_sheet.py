@@ -21,8 +21,8 @@ from convlens.draw.text import SMALL, shorten_path, wrap
 _EDGE = 144  # longest side of an image or a map, pixels
 _TEXT = 250  # width of the column of text, pixels
 _READING = (
-    "Images of a class with evidence in similar places. Covered: the cells with most of it, in the "
-    "mean colour of all images."
+    "Images of a class with evidence in similar places. Covered: the cells with half of it and "
+    "those beside them, in the mean colour of all images."
 )
 
 

@@ -34,13 +34,14 @@ def test_the_collector_rests_while_libraries_are_loaded(collects, error):
 
 
 def test_what_was_imported_is_not_traversed_again(monkeypatch):
+    new = [[] for _ in range(10_000)]  # to be frozen, or not
     frozen = gc.get_freeze_count()
     with loading_libraries():
         pass
-    assert gc.get_freeze_count() == frozen  # nothing was imported
+    assert gc.get_freeze_count() <= frozen  # nothing was imported; what was frozen may be released
     with loading_libraries():
         monkeypatch.setitem(sys.modules, "convlens_test", gc)
-    assert gc.get_freeze_count() > frozen
+    assert gc.get_freeze_count() > frozen + len(new) / 2
     gc.unfreeze()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -151,9 +152,12 @@ def test_every_word_typed_after_make_arrives(typed, tmp_path):
     script = "import sys, json; print(json.dumps(sys.argv[1:]))"
     makefile = tmp_path / "Makefile"
     makefile.write_text(f"{words[0]}\nshow:\n\t@{sys.executable} -c '{script}' $(WORDS)\n")
+    # `make test args=…` passes its own words on
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(
-        ["make", "-s", "-f", makefile, "show", *typed], capture_output=True, text=True, check=True
-    )
+        ["make", "-s", "-f", makefile, "show", *typed],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
     import json
 
     arrived = split_make_words(json.loads(done.stdout))

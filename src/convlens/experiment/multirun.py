@@ -92,7 +92,7 @@ def train_job(job: Job) -> bool:
     # Ctrl-C must reach it only once, through the line below
     child = system.start_group([sys.executable, "-m", "convlens", "train", *words])
     is_stopped = False
-    with _convert_signals_to_ctrl_c():
+    with convert_signals_to_ctrl_c():
         while True:
             try:
                 status = system.wait_for(child)
@@ -107,7 +107,7 @@ def train_job(job: Job) -> bool:
 
 
 @contextlib.contextmanager
-def _convert_signals_to_ctrl_c() -> Iterator[None]:
+def convert_signals_to_ctrl_c() -> Iterator[None]:
     """Treat SIGTERM and a closed terminal like Ctrl-C, so that no run continues on its own."""
 
     def interrupt(*_):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -17,12 +16,11 @@ from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words, missing
 from convlens.config.compose import compose
 from convlens.core.command_lines import command_line
 from convlens.core.errors import UserError
+from convlens.core.files import write_atomic
 from convlens.core.processes import is_launched_externally
 from convlens.experiment.sweep.plan import FILE, PRUNERS, SAMPLERS, STORAGES, Plan, read_plan
+from convlens.pages.sweep import PAGE, SweepResults, write_page
 from convlens.rundir.paths import OUTPUTS, check_free, make_folder, make_fresh_folder
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 WORDS: Words = {
     **RECIPE,
@@ -77,7 +75,10 @@ def run(words: list[str]) -> int:
     try:
         worker.work()
     finally:
-        _print_trials(plan, worker.list_trials())
+        found = worker.collect_results()
+        _print_trials(found)
+        write_atomic(home / PAGE, write_page(found))
+        print(f"page  {home / PAGE}")
     return 0
 
 
@@ -145,12 +146,14 @@ def _read_keep(values: Mapping[str, str | None]) -> int | None:
     return int(number)
 
 
-def _print_trials(plan: Plan, trials: list[FrozenTrial]) -> None:
-    table = Table(right("trial"), "end", *map(right, plan.metrics), folded("values"))
-    for trial in trials:
-        values = trial.values or [None] * len(plan.metrics)
-        cells = ["" if value is None else f"{value:.4f}" for value in values]
-        words = " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-                         for key, value in trial.params.items())  # fmt: skip
-        table.add_row(str(trial.number), trial.state.name.lower(), *cells, words)
+def _print_trials(found: SweepResults) -> None:
+    table = Table(right("trial"), "end", *map(right, found.metrics), folded("values"))
+    for trial in found.trials:
+        cells = [f"{value:.4f}" for value in trial.results or ()]
+        words = " ".join(
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in trial.values.items()
+        )
+        cells += [""] * (len(found.metrics) - len(cells))
+        table.add_row(str(trial.number), trial.state, *cells, words)
     screen().print(table)

@@ -7,13 +7,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from convlens.core import system
 from convlens.core.errors import Interrupted
 from convlens.experiment.multirun import convert_signals_to_ctrl_c
 from convlens.experiment.sweep.leases import hold_sweep, take_lease
 from convlens.experiment.sweep.plan import Plan
+from convlens.experiment.sweep.results import collect_results
 from convlens.experiment.sweep.study import (
     PRUNED_AFTER,
     find_words,
@@ -31,9 +31,7 @@ from convlens.experiment.sweep.trials import (
     remove_checkpoints,
     trial_folder,
 )
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+from convlens.pages.sweep import SweepResults
 
 _POLL = 0.2  # seconds between two looks at the trials that run
 
@@ -78,12 +76,12 @@ class Worker:
                 for trial in self.running:
                     trial.lease.release()
 
-    def list_trials(self) -> list[FrozenTrial]:
-        """Return all trials so far, by number."""
-        return list_trials(self.study)
+    def collect_results(self) -> SweepResults:
+        """Return what the sweep has found so far."""
+        return collect_results(self.study, self.plan, self.home)
 
     def _start_one(self) -> bool:
-        """Continue a trial that nobody works on, or start a new one; return whether there is one."""
+        """Continue a trial that nobody works on, or start a new one; return whether any is left."""
         with hold_sweep(self.home):
             for trial in list_running(self.study):
                 lease = take_lease(self.home, trial.number)

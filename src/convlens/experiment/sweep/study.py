@@ -102,6 +102,8 @@ def _draw(study: Study, plan: Plan, trial: Trial) -> list[str]:
     words = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # constant_liar is called experimental
+        study.sampler = _build_sampler(plan, trial.number, 0)
+        trial.relative_params  # noqa: B018 - draws the values that depend on each other, once
         for place, (key, domain) in enumerate(plan.domains.items()):
             study.sampler = _build_sampler(plan, trial.number, place)
             words.append(f"{key}={domain.draw(trial, key)}")

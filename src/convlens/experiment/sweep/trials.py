@@ -12,6 +12,7 @@ from pathlib import Path
 
 from convlens.core import system
 from convlens.core.errors import UserError, nearest
+from convlens.experiment.multirun import is_finished
 from convlens.experiment.sweep.leases import Lease
 from convlens.experiment.sweep.plan import Plan
 from convlens.experiment.sweep.pruning import SWEEP, TRIAL
@@ -71,7 +72,7 @@ class RunningTrial:
     @property
     def is_finished(self) -> bool:
         """Whether its run is complete, with all its files."""
-        return (self.folder / "summary.json").exists() and (self.folder / "report.html").exists()
+        return is_finished(self.folder)
 
     def start(self) -> None:
         """Start its run, or continue it."""

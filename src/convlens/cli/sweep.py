@@ -1,6 +1,6 @@
 """``make sweep space="{key: values, …}" [exp=NAME] [key=value …]``: search for good values.
 
-``make sweep resume=DIR`` goes on with a sweep that was stopped, or helps one that is at work.
+``make sweep resume=DIR`` continues a sweep that was stopped, or helps one that is at work.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WORDS: Words = {
         form="NAME", default="sqlite", values=STORAGES,
     ),
     "keep": Word("best:N keeps the checkpoints of the N best runs only", form="best:N"),
-    "resume": Word("the folder of a sweep to go on with", form="DIR"),
+    "resume": Word("the folder of a sweep to continue", form="DIR"),
     "run_dir": Word("the folder of the sweep; default: a new one in outputs/sweep/", form="DIR"),
 }  # fmt: skip
 KEYS = Keys(refused=("run_dir", "overwrite", "trainer.fast_dev_run"))
@@ -111,7 +111,7 @@ def _go_on(
     typed = {word.partition("=")[0] for word in words}
     if others := sorted(typed - {*_FREE}):
         raise UserError(
-            f"{others[0]} cannot change: a sweep goes on as it began; resume=DIR takes only "
+            f"{others[0]} cannot change: a sweep continues as it began; resume=DIR takes only "
             f"{', '.join(_FREE[1:])}"
         )
     home = Path(values["resume"] or "").expanduser()

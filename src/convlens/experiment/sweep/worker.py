@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from convlens.core import system
 from convlens.core.errors import Interrupted
+from convlens.core.processes import share_device
 from convlens.experiment.multirun import convert_signals_to_ctrl_c
 from convlens.experiment.sweep.leases import hold_sweep, take_lease
 from convlens.experiment.sweep.plan import Plan
@@ -97,7 +97,7 @@ class Worker:
         slot = min(set(range(self.jobs)) - {each.slot for each in self.running})
         trial = RunningTrial(
             self.home, number, [*self.plan.words, *words], " ".join(words), lease, slot,
-            choose_device(slot, self.jobs),
+            {} if self.jobs == 1 else share_device(slot, self.jobs),
         )  # fmt: skip
         self.running.append(trial)
         if trial.is_orphan:
@@ -171,17 +171,3 @@ class Worker:
             system.interrupt_group(child)
         for child in children:
             child.wait()
-
-
-def choose_device(slot: int, jobs: int) -> dict[str, str]:
-    """Return the variables that give each of several trials a device, or a part of the cores."""
-    if jobs == 1:
-        return {}
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
-    if devices:
-        return {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]}
-    threads = os.environ.get("OMP_NUM_THREADS")
-    return {"OMP_NUM_THREADS": threads or str(max(1, system.count_cores() // jobs))}

@@ -29,7 +29,7 @@ class TrialRow:
 
     Attributes:
         number: from 0.
-        state: how it ended, such as ``complete``, ``pruned`` or ``running``.
+        state: how it ended, such as ``complete``, ``stopped early`` or ``unfinished``.
         note: why it failed, or when it was stopped.
         values: key to its value.
         results: a number for each metric; None without an end.
@@ -160,7 +160,7 @@ def _draw_parallel(found: SweepResults) -> Markup | None:
 def _build_scale(name: str, values: Mapping[int, Value], *, log: bool = False) -> _Scale:
     """Return an axis that shows the values of trials: numbers by size, choices by name."""
     if not all(isinstance(value, int | float) for value in values.values()):
-        names = sorted({str(value) for value in values.values()})
+        names = sorted({str(value) for value in values.values()}, key=_order)
         step = (HEIGHT - TOP - BOTTOM) / max(1, len(names) - 1)
         at = {text: HEIGHT - BOTTOM - step * place for place, text in enumerate(names)}
         if len(names) == 1:
@@ -172,6 +172,14 @@ def _build_scale(name: str, values: Mapping[int, Value], *, log: bool = False) -
     axis = Axis(min(ticks[0], low), max(ticks[-1], high), HEIGHT - BOTTOM, TOP, log)
     places = {number: axis.position(float(value)) for number, value in values.items()}
     return _Scale(name, places, [(axis.position(tick), format_tick(tick)) for tick in ticks])
+
+
+def _order(text: str) -> tuple[bool, float, str]:
+    """Sort numbers by size, before other choices by name."""
+    try:
+        return False, float(text), text
+    except ValueError:
+        return True, 0.0, text
 
 
 def _draw_scatter(found: SweepResults) -> Markup | None:
@@ -187,7 +195,7 @@ def _draw_scatter(found: SweepResults) -> Markup | None:
         ]
     across, up = (linear_ticks(min(side), max(side)) for side in zip(*points, strict=True))
     x = Axis(across[0], across[-1], LEFT, SCATTER - 20)
-    y = Axis(up[0], up[-1], HEIGHT - 40, 16.0)
+    y = Axis(up[0], up[-1], HEIGHT - 40, 28.0)
     dots = [
         {"x": x.position(a), "y": y.position(b), "number": trial.number,
          "best": trial.number in found.front or trial.number == found.ranked[0]}

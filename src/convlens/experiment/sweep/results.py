@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
+# Optuna's name of a state -> ours
+STATES = {
+    "RUNNING": "unfinished", "WAITING": "unfinished", "COMPLETE": "complete",
+    "PRUNED": "stopped early", "FAIL": "failed",
+}  # fmt: skip
 ENOUGH = 8  # completed trials before anything is said about what decides
 
 
@@ -37,7 +42,7 @@ def _describe(trial: FrozenTrial, home: Path) -> TrialRow:
     after = trial.user_attrs.get(PRUNED_AFTER)
     note = trial.user_attrs.get(REASON, "" if after is None else f"after epoch {after}")
     return TrialRow(
-        number=trial.number, state=trial.state.name.lower(), note=note, values=trial.params,
+        number=trial.number, state=STATES[trial.state.name], note=note, values=trial.params,
         results=trial.values, folder=trial_folder(home, trial.number),
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
 # mypy and the API reference need an installed copy, in which callbacks/ is convlens.callbacks
 INSTALL_COPY = rm -rf build && $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --target build/package .
-COMMANDS := train resume eval explain predict export serve report review compare runs models kernel lesson plan lr-find split tensorboard
+COMMANDS := train resume eval explain predict export serve report review compare runs models kernel lesson sweep plan lr-find split tensorboard
 TARGETS := help setup lint format docs test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling bench-gpu proofs $(COMMANDS)
 
 # report an unknown word at once: make itself would reach it, and fail, only after the training
@@ -76,6 +76,9 @@ lesson: $(VENV)/ready  ## draw how networks learn: about=one_weight, network, ac
 
 plan: $(VENV)/ready  ## show what exp=NAME would train and log, without training; or the layers of ckpt=FILE
 	@$(BIN)/convlens plan $(WORDS)
+
+sweep: $(VENV)/ready  ## search for good values in many runs: space="{KEY: VALUES, …}" trials=20
+	@$(BIN)/convlens sweep $(WORDS)
 
 lr-find: $(VENV)/ready  ## plot the loss of exp=NAME over rising learning rates
 	@$(BIN)/convlens lr-find $(WORDS)

@@ -174,7 +174,7 @@ def looks(tour: Path) -> np.ndarray:
 def mistakes(tour: Path) -> np.ndarray:
     """Draw the first two rows of mistakes."""
     evaluation = tour / "regularized" / "evaluation" / "best"
-    return picture(next(evaluation.glob("epoch_*/predictions/mistakes/test.jpg")))[:884]
+    return picture(next(evaluation.glob("epoch_*/predictions/mistakes/test.jpg")))[:668]
 
 
 def occlusion(tour: Path) -> np.ndarray:

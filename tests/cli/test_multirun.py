@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from convlens.cli.main import main
 from convlens.cli.train import split_multirun
 from convlens.cli.words import split_make_words
 from convlens.config.compose import split_values
+from convlens.core import system
 from convlens.core.errors import UserError
 from convlens.experiment.multirun import build_jobs
 from support.tiny import TINY
@@ -94,6 +96,49 @@ def test_torchrun_cannot_start_it(at, capsys, monkeypatch):
         monkeypatch.setenv(name, value)
     assert main(["train", "multirun=true", "seed=0,1"]) == 2
     assert "without torchrun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["resume=true"], "resume=true belongs to multirun=true"),
+        (["multirun=true", "resume=true", "seed=0,1"], "resume=true needs run_dir="),
+        (["multirun=true", "resume=yes", "seed=0,1"], "resume=yes: expected true or false"),
+    ],
+)
+def test_resume_needs_the_folder_of_several_runs(words, said, at, capsys):
+    assert main(["train", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_finished_runs_are_kept_and_others_continued(at, monkeypatch, capsys):
+    commands = []
+
+    class Finished:
+        def __init__(self, status):
+            self.status = status
+
+        def wait(self, _=None):
+            return self.status
+
+    def run(command):  # in this process, which saves the start-up
+        commands.append(command[3:])
+        os.environ.pop("CONVLENS_RUN_DIR", None)
+        return Finished(main(command[3:]))
+
+    monkeypatch.setattr(system, "start_group", run)
+    words = [*SHORT, "multirun=true", "seed=0,1", "run_dir=runs"]
+    assert main(["train", *words]) == 0
+    (at / "runs" / "1" / "report.html").unlink()  # as if killed before it was written
+    shutil.rmtree(at / "runs" / "0")
+    assert main(["train", *words, "resume=true"]) == 0
+    assert [command[0] for command in commands] == ["train", "train", "train", "resume"]
+    assert "run=runs/1" in commands[-1]
+    assert main(["train", *words, "resume=true"]) == 0 and len(commands) == 4
+    assert "run 2 of 2: seed=1 (finished before)" in capsys.readouterr().out
+    assert main(["train", *words, "resume=true", "data.size=20"]) == 2
+    assert "runs contains the runs of other words" in capsys.readouterr().err
+    os.environ.pop("CONVLENS_RUN_DIR", None)
 
 
 @pytest.mark.slow

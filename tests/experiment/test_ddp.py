@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 import torch
 
+from convlens.rundir.read import read_run
 from support.apart import differences, ends, train
+from support.lively import COMMAND
 from support.same import assert_same
 from support.tiny import RANDOM_ATTENTION, TINY, TINY_VIT, TWO_UNFREEZES
 
@@ -53,6 +56,31 @@ def test_ddp_across_two_unfreezes_equals_one_process(tmp_path, weights):
     assert len(moved) == len(list(start["optimizer_states"][0]["param_groups"][0]["params"])) + sum(
         len(group["params"]) for group in start["optimizer_states"][0]["param_groups"][1:]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [("cpu", "ddp_cpu"), ("ddp_cpu", "cpu")])
+def test_ddp_continues_with_another_number_of_processes(tmp_path, before, after):
+    """Across an unfreeze, with batches that do not divide evenly; nothing random acts."""
+    words = [*EXACT[:-1], "finetune.batch_norm=eval", "training.batch_size=7"]
+    words += ["data.augment.horizontal_flip=false", "data.augment.vertical_flip=false"]
+    train(tmp_path / "whole", *words)
+    train(tmp_path / "stopped", *words, "training.epochs=2", f"trainer={before}")
+    home = tmp_path / "stopped" / "run"
+    again = ["resume", f"run={home}", "training.epochs=null", f"trainer={after}"]
+    done = subprocess.run([*COMMAND, *again], capture_output=True, text=True, check=True)
+    assert "no longer bit-identical" in done.stdout
+    whole, stopped = (read_run(folder).rows for folder in (tmp_path / "whole" / "run", home))
+    assert len(whole) == len(stopped) > 4
+    for one, other in zip(whole, stopped, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:  # metrics are kept in float32
+            assert other[name] == pytest.approx(one[name], rel=1e-6), name
+    ours, theirs = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (tmp_path / "whole" / "run", home)
+    )
+    assert max(differences(ours, theirs).values(), default=0) < 1e-9
 
 
 @pytest.mark.slow

@@ -34,11 +34,13 @@ def moved(run: Path, to: Path, processes: int = 1, **config) -> Path:
         content = torch.load(file, weights_only=True)
         told = content["hyper_parameters"]["config"]
         told["trainer"].update(config.get("trainer", {}))
+        told["training"].update(config.get("training", {}))
         told["precision"] = config.get("precision", "32")
         content["convlens_processes"] = processes
         torch.save(content, file)
     written = yaml.safe_load((home / "config.yaml").read_text())
     written["trainer"].update(config.get("trainer", {}))
+    written["training"].update(config.get("training", {}))
     written["precision"] = config.get("precision", "32")
     (home / "config.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
     (home / "summary.json").unlink()
@@ -88,9 +90,7 @@ def test_every_command_that_asks_a_checkpoint(run, tmp_path, capsys):
 
 
 @pytest.mark.skipif(CUDA or MPS, reason="this machine has such devices")
-def test_one_gpus_run_is_resumed_on_the_processor_and_four_gpus_run_is_refused(
-    run, tmp_path, capsys
-):
+def test_one_gpus_run_is_resumed_on_the_processor_and_that_of_four_too(run, tmp_path, capsys):
     one = moved(run, tmp_path / "one", trainer={"accelerator": "gpu", "devices": 1}, precision="16")
     assert main(["resume", f"run={one}", "training.epochs=3"]) == 0
     assert "precision=16 is not available on this machine" in capsys.readouterr().out
@@ -98,8 +98,19 @@ def test_one_gpus_run_is_resumed_on_the_processor_and_four_gpus_run_is_refused(
     config = yaml.safe_load((one / "config.yaml").read_text())
     assert (config["trainer"]["accelerator"], config["precision"]) == ("gpu", "16")
     four = moved(run, tmp_path / "four", processes=8, trainer=GPUS)
-    assert main(["resume", f"run={four}"]) == 2
-    assert "the number of processes was 8, not 1" in capsys.readouterr().err
+    assert main(["resume", f"run={four}", "training.epochs=3"]) == 0
+    said = capsys.readouterr().out
+    assert "continuing with 1 processes instead of 8" in said
+
+
+@pytest.mark.parametrize("key", ["batch_size_is", "lr_is"])
+def test_what_depends_on_the_number_of_processes_is_not_continued_by_another(
+    run, tmp_path, capsys, key
+):
+    home = moved(run, tmp_path, processes=8, training={key: "per_device"})
+    assert main(["resume", f"run={home}", "training.epochs=3"]) == 2
+    said = capsys.readouterr().err
+    assert f"training.{key}=per_device, so 1 instead of 8 processes are another training" in said
 
 
 @pytest.mark.skipif(CUDA or MPS, reason="this machine has such devices")

@@ -157,10 +157,6 @@ def test_within_phases_the_length_of_the_run_is_no_matter(tmp_path, capsys):
         (["training.epochs=3", "training.accumulate=2"], "training.accumulate cannot change"),
         (["training.epoch=3"], "did you mean training.epochs"),
         (["trainer.fast_dev_run=true"], "not possible on resume"),
-        (
-            ["trainer=ddp_cpu", "training.epochs=3"],
-            "the number of processes was 1, not 2",
-        ),
         (["epochs"], "expected key=value"),
     ],
 )

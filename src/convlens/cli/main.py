@@ -38,6 +38,7 @@ COMMANDS = {
     "models": "list networks with their weights and what is explained of them: search=vit",
     "kernel": "slide a kernel over image=FILE: kernel=NAME or numbers",
     "lesson": "draw how networks learn: about=one_weight, network, activations, losses or softmax",
+    "sweep": 'search for good values in many runs: space="{KEY: VALUES, …}" trials=20',
     "plan": "show what exp=NAME would train and log, without training; or the layers of ckpt=FILE",
     "lr-find": "plot the loss of exp=NAME over rising learning rates",
     "split": "divide the class folders of src=DIR into train/validation/test in dst=DIR",

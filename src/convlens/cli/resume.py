@@ -25,7 +25,7 @@ WORDS: Words = {
 }  # fmt: skip
 KEYS = Keys(FREE, refused=("trainer.fast_dev_run",), is_composed=False)
 NOTES = (
-    "Use as many processes as before; another number is refused.",
+    "With as many processes as before the result is the same bits; another number is said.",
     "In a schedule with phases, the epochs of the last phase may change too, such as",
     "finetune.phases.1.epochs=20 if it has two phases (they are numbered from 0).",
 )

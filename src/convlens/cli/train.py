@@ -13,6 +13,7 @@ from rich.table import Table
 from convlens.cli.results import folded, print_closing, right, screen
 from convlens.cli.words import RECIPE, Keys, Word, Words, extract_words, read_switch
 from convlens.config.compose import compose
+from convlens.core.command_lines import command_line
 from convlens.core.errors import Interrupted, UserError
 from convlens.core.loading import loading_libraries
 from convlens.core.processes import is_first_process, is_launched_externally
@@ -26,6 +27,10 @@ WORDS: Words = {
     "multirun": Word(
         "train one run for each combination of the values in key=a,b",
         form="true|false", default="false", values=("true", "false"), flags=("-m", "--multirun"),
+    ),
+    "resume": Word(
+        "with multirun=true: keep the finished runs in run_dir, and continue the others",
+        form="true|false", default="false", values=("true", "false"),
     ),
     "folds": Word(
         "cross-validation: train one run for each of N folds, in which every image is tested once",
@@ -47,8 +52,12 @@ EXAMPLES = (
 
 def run(words: list[str]) -> int:
     is_multirun, overrides = split_multirun(words)
+    resumed = read_switch(extract_words(words, WORDS)[0], "resume")
+    if resumed and not is_multirun:
+        again = command_line("resume", run="RUN_DIR")
+        raise UserError(f"resume=true belongs to multirun=true; `{again}` continues one run")
     if is_multirun:
-        return _train_all(overrides)
+        return _train_all(overrides, resumed)
     with Stopwatch("setup").running():
         config = compose(overrides)
         with loading_libraries():
@@ -79,7 +88,7 @@ def split_multirun(words: list[str]) -> tuple[bool, list[str]]:
     return True, [*overrides, f"data.split.folds={folds}", f"data.split.fold={numbers}"]
 
 
-def _train_all(overrides: list[str]) -> int:
+def _train_all(overrides: list[str], resumed: bool) -> int:
     """Train each combination in its own processes; return 1 if any failed.
 
     Raises:
@@ -88,13 +97,18 @@ def _train_all(overrides: list[str]) -> int:
     """
     if is_launched_externally():
         raise UserError("multirun=true starts its runs itself: call it without torchrun or srun")
-    from convlens.experiment.multirun import TRAINED, build_jobs, train_job
+    from convlens.experiment.multirun import TRAINED, build_jobs, record_jobs, train_job
 
-    jobs = build_jobs(overrides)
+    if resumed and not any(word.startswith("run_dir=") for word in overrides):
+        raise UserError("resume=true needs run_dir=…, the folder of the runs")
+    jobs = build_jobs(overrides, resumed=resumed)
+    record_jobs(jobs, resumed=resumed)
     is_stopped = False
     for number, job in enumerate(jobs, 1):
-        print(f"run {number} of {len(jobs)}: {job.label}", flush=True)
-        if is_stopped := train_job(job):
+        is_finished = job.state == TRAINED
+        note = " (finished before)" if is_finished else ""
+        print(f"run {number} of {len(jobs)}: {job.label}{note}", flush=True)
+        if is_stopped := not is_finished and train_job(job):
             break
     _print_jobs(jobs)
     if is_stopped:

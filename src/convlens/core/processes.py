@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+
+from convlens.core.system import count_cores
+
+# set by a command that starts itself in several processes: number and total, such as 1/4
+SHARE = "CONVLENS_SHARE"
 
 
 def is_first_process() -> bool:
     """Return whether this is the process that writes files and prints."""
+    if SHARE in os.environ:
+        return find_share().number == 0
     if "RANK" in os.environ:  # torchrun: the number among all processes on all nodes
         return _number("RANK") == 0
     if is_in_slurm_step():
@@ -33,3 +41,56 @@ def is_in_slurm_step() -> bool:
 def _number(name: str) -> int:
     """Return an environment variable as a number, 0 if it is not set."""
     return int(os.environ.get(name) or 0)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of the work this process does.
+
+    Attributes:
+        number: of the process, from 0.
+        total: number of processes.
+    """
+
+    number: int = 0
+    total: int = 1
+
+
+def find_share() -> Share:
+    """Return the share of this process, whether torchrun, srun or a command of ours started it."""
+    if SHARE in os.environ:
+        number, _, total = os.environ[SHARE].partition("/")
+        return Share(int(number), int(total))
+    if "RANK" in os.environ and _number("WORLD_SIZE") > 1:
+        return Share(_number("RANK"), _number("WORLD_SIZE"))
+    if is_in_slurm_step():
+        return Share(_number("SLURM_PROCID"), _number("SLURM_NTASKS"))
+    return Share()
+
+
+def share_device(number: int, total: int) -> dict[str, str]:
+    """Return the variables that give one of several processes a GPU, or a part of the cores.
+
+    Args:
+        number: of the process on this machine, from 0.
+        total: number of processes on this machine.
+    """
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
+    if devices:
+        return {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]}
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return {"OMP_NUM_THREADS": threads or str(max(1, count_cores() // total))}
+
+
+def take_own_device() -> None:
+    """Let each process that torchrun or srun started on a machine see one GPU only, if it has any.
+
+    Call it before anything is on a device.
+    """
+    name = "LOCAL_RANK" if "LOCAL_RANK" in os.environ else "SLURM_LOCALID"
+    if SHARE not in os.environ and find_share().total > 1:
+        own = share_device(_number(name), find_share().total)
+        os.environ.update({k: v for k, v in own.items() if k == "CUDA_VISIBLE_DEVICES"})

@@ -18,8 +18,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import lock_descriptor
 
@@ -190,12 +191,23 @@ def _lock_byte(fd: int, *, and_release: bool = False) -> bool:
 # -------------------------------------------------------------------------- processes and signals
 
 
-def start_group(command: list[str]) -> subprocess.Popen:
-    """Start a process without input that Ctrl-C in this console does not reach by itself."""
+def start_group(
+    command: list[str], *, output: IO | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen:
+    """Start a process without input that Ctrl-C in this console does not reach by itself.
+
+    Args:
+        command: the program and its words.
+        output: the file of all that it prints; None for this console.
+        environment: variables, beside those of this process.
+    """
     apart: dict[str, Any] = {"process_group": 0}
     if WINDOWS:
         apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, **apart)
+    if output:
+        apart |= {"stdout": output, "stderr": subprocess.STDOUT}
+    variables = {**os.environ, **(environment or {})}
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=variables, **apart)
 
 
 def interrupt_group(child: subprocess.Popen) -> None:

@@ -15,9 +15,12 @@ from convlens.config.checks import replace_values
 from convlens.config.compose import compose, split_values
 from convlens.config.schema import Config
 from convlens.core import system
+from convlens.core.errors import UserError
+from convlens.core.files import write_atomic
 from convlens.experiment.prepare import build_claim
-from convlens.rundir.paths import OUTPUTS, make_fresh_folder
+from convlens.rundir.paths import OUTPUTS, holds_run, make_folder, make_fresh_folder
 
+RECORD = "multirun.json"
 NOT_STARTED, TRAINED, INTERRUPTED, FAILED = "not started", "trained", "interrupted", "failed"
 
 
@@ -49,11 +52,13 @@ class Job:
         return {stage: summary[stage]["accuracy"] for stage in ("val", "test")}
 
 
-def build_jobs(words: list[str]) -> list[Job]:
+def build_jobs(words: list[str], *, resumed: bool = False) -> list[Job]:
     """Return a job for each combination of values; the values of the last override change fastest.
 
     Args:
         words: overrides; several values of a key are separated by commas.
+        resumed: whether the run folders may contain runs of these combinations; those that are
+            finished are not trained again.
 
     Raises:
         UserError: a combination does not compose, or its run folder is in use.
@@ -71,10 +76,41 @@ def build_jobs(words: list[str]) -> list[Job]:
         if config.run_dir:
             home = Path(config.run_dir) / str(number)
             config = replace_values(config, {"run_dir": str(home)})
-        build_claim(config).check()
+        if not (resumed and home and holds_run(home)):
+            build_claim(config).check()
         label = " ".join(word for word in chosen if word.partition("=")[0] in varied)
-        jobs.append(Job(list(chosen), label or config.experiment, config, home))
+        state = TRAINED if resumed and home and is_finished(home) else NOT_STARTED
+        jobs.append(Job(list(chosen), label or config.experiment, config, home, state))
     return jobs
+
+
+def is_finished(home: Path) -> bool:
+    """Return whether a run folder contains all that a run writes."""
+    return (home / "summary.json").exists() and (home / "report.html").exists()
+
+
+def record_jobs(jobs: list[Job], *, resumed: bool) -> None:
+    """Write the words of all runs beside them, so that they can be continued.
+
+    Raises:
+        UserError: ``resumed``, and there is no such record, or it has other words.
+    """
+    if jobs[0].home is None:
+        return
+    file, runs = jobs[0].home.parent / RECORD, [job.words for job in jobs]
+    if not resumed:
+        make_folder(file.parent)
+        write_atomic(file, json.dumps(runs, indent=1, ensure_ascii=False) + "\n")
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}); leave resume=true out") from error
+    if before != runs:
+        raise UserError(
+            f"{file.parent} contains the runs of other words; type the same ones as before, or "
+            "choose another run_dir"
+        )
 
 
 def train_job(job: Job) -> bool:
@@ -88,11 +124,14 @@ def train_job(job: Job) -> bool:
     """
     if job.home is None:
         job.home = make_fresh_folder(OUTPUTS / job.config.experiment)
-    words = [*job.words, f"run_dir={job.home}"]
+    words = ["train", *job.words, f"run_dir={job.home}"]
+    if holds_run(job.home) and not job.config.overwrite:
+        own = [word for word in job.words if word.startswith("config_dir=")]
+        words = ["resume", f"run={job.home}", *own]
     # Ctrl-C must reach it only once, through the line below
-    child = system.start_group([sys.executable, "-m", "convlens", "train", *words])
+    child = system.start_group([sys.executable, "-m", "convlens", *words])
     is_stopped = False
-    with _convert_signals_to_ctrl_c():
+    with convert_signals_to_ctrl_c():
         while True:
             try:
                 status = system.wait_for(child)
@@ -107,7 +146,7 @@ def train_job(job: Job) -> bool:
 
 
 @contextlib.contextmanager
-def _convert_signals_to_ctrl_c() -> Iterator[None]:
+def convert_signals_to_ctrl_c() -> Iterator[None]:
     """Treat SIGTERM and a closed terminal like Ctrl-C, so that no run continues on its own."""
 
     def interrupt(*_):

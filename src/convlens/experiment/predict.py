@@ -12,28 +12,39 @@ empty cell), and ``confidence`` is the highest probability. ``predicted`` is als
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 
 from convlens.core.errors import UserError
-from convlens.core.progress import progress_bar
-from convlens.core.system import count_cores, replace
+from convlens.core.files import open_atomic
+from convlens.core.processes import Share
+from convlens.core.progress import Work, progress_bar
+from convlens.core.system import count_cores
 from convlens.data.index.several import SEPARATOR
 from convlens.data.index.tables import format_csv_line
 from convlens.data.pixels.decode import ImageError
 from convlens.data.pixels.load import pillow_settings
 from convlens.experiment.explainer import Explainer
+from convlens.experiment.parts import Parts
 from convlens.rundir.paths import OUTPUTS, make_folder, make_fresh_folder
 from convlens.training.calibration import count_needed
 
 TABLE = "predictions.csv"
+ALONE = Share()
+BATCHES = 16  # in a part
+PARTS_FORMAT = 1
 
 
 @dataclass
@@ -99,11 +110,13 @@ def choose_threshold(explainer: Explainer, precision: float) -> float:
 
 def predict_files(
     explainer: Explainer, files: Sequence[Path], table: Path, *, batch: int = 64,
-    least: float | None = None,
-) -> PredictionSummary:  # fmt: skip
+    least: float | None = None, share: Share = ALONE, network: str = "",
+    helpers: Sequence[subprocess.Popen] = (),
+) -> PredictionSummary | None:  # fmt: skip
     """Write the table for ``files``; a broken file gets a row with the error.
 
     While the network predicts a batch, threads decode the next; at most two batches are in memory.
+    If the command was stopped before, what it has computed is kept.
 
     Args:
         explainer: the network.
@@ -111,35 +124,77 @@ def predict_files(
         table: the file to write.
         batch: images per pass.
         least: lowest confidence with which a class is predicted; None: any.
+        share: of this process, if several work on the same table.
+        network: digits that are equal for equal networks.
+        helpers: the other processes, if this one started them.
+
+    Returns:
+        The result; None in all processes but the first.
 
     Raises:
-        OSError: the table cannot be written; the rows so far remain in ``predictions.csv.part``.
+        UserError: beside the table are parts of another one, or another process failed.
+        OSError: the table cannot be written; its parts remain beside it.
     """
-    summary, began = PredictionSummary(), time.perf_counter()
+    began, size = time.perf_counter(), batch * BATCHES
+    parts = Parts(table.with_name(f"{table.name}.parts"), math.ceil(len(files) / size), share)
+    names, classes = [str(file) for file in files], list(explainer.class_names)
+    plan = [PARTS_FORMAT, network, explainer.temperature, batch, least, classes, names]
+    parts.begin(hashlib.blake2b(json.dumps(plan).encode(), digest_size=16).hexdigest())
 
-    def rows() -> Iterator[tuple[str, np.ndarray | None, str]]:
-        for file, result in _predict_each(explainer, files, batch):
-            work.advance()
-            if isinstance(result, ImageError):
-                summary.refused.append(str(result))
-                yield str(file), None, result.reason
-            elif least is not None and result.max() < least:
-                summary.abstained += 1
-                yield str(file), result, ""
-            else:
-                predicted = explainer.list_predicted(torch.from_numpy(result))
-                for number in predicted:
-                    summary.counts[explainer.class_names[number]] += 1
-                if not predicted:
-                    summary.counts["none of the classes"] += 1
-                yield str(file), result, ""
+    def write(number: int, file: Path) -> None:
+        own, chosen = PredictionSummary(), files[number * size : (number + 1) * size]
+        rows = _list_rows(explainer, chosen, batch, least, own, work)
+        # surrogateescape: file names need not be UTF-8, and must be written back unchanged
+        with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
+            tally = [own.counts, own.abstained, own.refused]
+            out.writelines(format_row(classes, *row, explainer.thresholds, least) for row in rows)
+            out.write(json.dumps(tally) + "\n")
 
-    with progress_bar("predicting", len(files)) as work:
-        write_table(
-            table, explainer.class_names, rows(), thresholds=explainer.thresholds, least=least
-        )
+    with progress_bar("predicting", math.ceil(len(files) / share.total)) as work:
+        parts.compute(write)
+    if share.number:
+        return None
+    summary = PredictionSummary()
+    with open_atomic(table, errors="surrogateescape", newline="") as out:
+        out.write(format_head(classes))
+        for file in parts.wait(helpers):
+            _append_part(file, out, summary)
+    parts.remove()
     summary.seconds = time.perf_counter() - began
     return summary
+
+
+def _append_part(file: Path, out: IO[str], summary: PredictionSummary) -> None:
+    """Append the rows of a part to the table, and its last line to the summary."""
+    text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    rows, _, last = text[:-1].rpartition("\n")
+    out.write(f"{rows}\n")
+    counts, abstained, refused = json.loads(last)
+    summary.counts.update(counts)
+    summary.abstained += abstained
+    summary.refused += refused
+
+
+def _list_rows(
+    explainer: Explainer, files: Sequence[Path], batch: int, least: float | None,
+    summary: PredictionSummary, work: Work,
+) -> Iterator[tuple[str, np.ndarray | None, str]]:  # fmt: skip
+    """Yield file, probabilities and error of each image, and count them in the summary."""
+    for file, result in _predict_each(explainer, files, batch):
+        work.advance()
+        if isinstance(result, ImageError):
+            summary.refused.append(str(result))
+            yield str(file), None, result.reason
+        elif least is not None and result.max() < least:
+            summary.abstained += 1
+            yield str(file), result, ""
+        else:
+            predicted = explainer.list_predicted(torch.from_numpy(result))
+            for number in predicted:
+                summary.counts[explainer.class_names[number]] += 1
+            if not predicted:
+                summary.counts["none of the classes"] += 1
+            yield str(file), result, ""
 
 
 def _predict_each(
@@ -169,9 +224,9 @@ def _predict_each(
 
 def write_table(
     file: Path, class_names: Sequence[str], rows: Iterable[tuple[str, np.ndarray | None, str]],
-    *, last: str = "error", thresholds: torch.Tensor | None = None, least: float | None = None,
+    *, last: str = "error", thresholds: torch.Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Write ``predictions.csv`` completely, or leave the rows so far in ``predictions.csv.part``.
+    """Write ``predictions.csv`` completely, or not at all.
 
     Args:
         file: the file to write.
@@ -180,23 +235,38 @@ def write_table(
         last: name of the last column: ``error``, or ``true`` if the classes are known.
         thresholds: (K,), the probability from which each class counts as predicted, if images may
             have several; None if each has one.
+    """
+    with open_atomic(file, errors="surrogateescape", newline="") as out:
+        out.write(format_head(class_names, last))
+        out.writelines(format_row(class_names, *row, thresholds) for row in rows)
+
+
+def format_head(class_names: Sequence[str], last: str = "error") -> str:
+    """Return the line of headings."""
+    columns = [f"probability/{name}" for name in class_names]
+    return format_csv_line(["file", "predicted", "confidence", *columns, last])
+
+
+def format_row(
+    class_names: Sequence[str], name: str, probabilities: np.ndarray | None, note: str,
+    thresholds: torch.Tensor | None, least: float | None = None,
+) -> str:  # fmt: skip
+    """Return the line of an image; see ``write_table``.
+
+    Args:
+        class_names: K names.
+        name: of the file.
+        probabilities: (K,), or None.
+        note: content of the last column.
+        thresholds: (K,), or None.
         least: lowest confidence with which a class is predicted; None: any.
     """
-    part = file.with_name(f"{file.name}.part")
-    # surrogateescape: file names need not be UTF-8, and must be written back unchanged
-    with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
-        columns = [f"probability/{name}" for name in class_names]
-        out.write(format_csv_line(["file", "predicted", "confidence", *columns, last]))
-        for name, probabilities, note in rows:
-            cells = [""] * (2 + len(class_names))
-            if probabilities is not None:
-                best = int(probabilities.argmax())
-                values = [f"{each:.6g}" for each in probabilities.tolist()]
-                answers = least is None or probabilities[best] >= least
-                predicted = class_names[best] if answers else ""
-                if thresholds is not None:
-                    above = np.flatnonzero(probabilities >= thresholds.numpy())
-                    predicted = SEPARATOR.join(class_names[number] for number in above)
-                cells = [predicted, values[best], *values]
-            out.write(format_csv_line([name, *cells, note]))
-    replace(part, file)
+    if probabilities is None:
+        return format_csv_line([name, *[""] * (2 + len(class_names)), note])
+    best = int(probabilities.argmax())
+    values = [f"{each:.6g}" for each in probabilities.tolist()]
+    predicted = class_names[best] if least is None or probabilities[best] >= least else ""
+    if thresholds is not None:
+        above = np.flatnonzero(probabilities >= thresholds.numpy())
+        predicted = SEPARATOR.join(class_names[number] for number in above)
+    return format_csv_line([name, predicted, values[best], *values, note])

@@ -180,19 +180,25 @@ def _ended_by(start: Start, schedule: Schedule, record: dict) -> str:
 
 
 def check_processes(start: Start, processes: int, home: Path) -> None:
-    """Check that a run is resumed with as many processes as before.
+    """Check that the processes of a resumed run continue its training; say if they are not as many.
 
     Raises:
-        UserError: there are more or fewer.
+        UserError: there are more or fewer, and batches or rates depend on their number.
     """
-    trained = start.content.get("convlens_processes")
+    trained, training = start.content.get("convlens_processes"), start.config.training
     if trained is None:
         log.warning(
             f"the checkpoint was written by an earlier version, which did not record the number of "
             f"processes; continuing with {processes}"
         )
     elif trained != processes:
-        raise UserError(
-            f"{home}: the number of processes was {trained}, not {processes}; resume with "
-            f"as many (trainer.devices times trainer.num_nodes), or start a new run"
+        for key in ("batch_size_is", "lr_is"):
+            if getattr(training, key) == "per_device":
+                raise UserError(
+                    f"{home}: training.{key}=per_device, so {processes} instead of {trained} "
+                    f"processes are another training; resume with {trained}, or start a new run"
+                )
+        log.warning(
+            f"continuing with {processes} processes instead of {trained}: the batches stay the "
+            f"same, but the result is no longer bit-identical to that of a run without a stop"
         )

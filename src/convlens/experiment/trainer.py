@@ -32,6 +32,7 @@ from convlens.experiment.devices import (
     share_batch,
 )
 from convlens.experiment.resume import Start
+from convlens.experiment.sweep.pruning import build_pruning
 from convlens.training.compiling import GRAPHS
 from convlens.training.diary.keeper import DiaryKeeper
 from convlens.training.kernels import choose_kernels
@@ -98,6 +99,7 @@ def build_trainer(
         callbacks.append(
             EarlyStop("val/loss", patience=training.early_stopping, check_on_train_epoch_end=True)
         )
+    callbacks += build_pruning()
     if not devices.fast_dev_run:
         excess = {"excess": config.diary.excess} if config.diary else {}
         looks.alarms = ours.Alarms(config.alarms, run.data.class_names, ledger, answers, **excess)

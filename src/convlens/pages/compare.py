@@ -83,7 +83,7 @@ def compare(homes: Sequence[Path], *, most_bytes: int = MOST_BYTES) -> str:
             "confusions": compare_confusions(runs, names),
         }
         bare = len(render(PAGE, **values, viewer=_EMPTY, notes=[]).encode())
-        viewer, notes = _view_maps(runs, names, most_bytes - bare)
+        viewer, notes = view_maps(runs, names, most_bytes - bare)
         return render(PAGE, **values, viewer=viewer, notes=notes)
 
 
@@ -183,7 +183,7 @@ def _describe_run(number: int, run: StoredRun, name: str, cells: list[Cell]) -> 
     }  # fmt: skip
 
 
-def _view_maps(
+def view_maps(
     runs: Sequence[StoredRun], names: Sequence[str], room: int
 ) -> tuple[Viewer | None, list[str]]:
     """Return the viewer of the images that several runs share, and notes on what it lacks.

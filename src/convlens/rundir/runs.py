@@ -26,7 +26,7 @@ TEXTS = {
 }
 _HIGHER = re.compile(
     r"(^|/)(accuracy|balanced_accuracy|(macro_)?f1|auroc|average_precision|cohen_kappa|mean_ap|ap"
-    r"|top\d+_accuracy)(/|$)|^images_per_second$"
+    r"|top\d+_accuracy|pointing_game|energy_inside)(/|$)|^images_per_second$"
 )
 _LOWER = re.compile(r"(^|/)(loss|ece)$|^seconds(/|$)|^(alarms|failures)$")
 

@@ -10,6 +10,7 @@ sweep that was left alone.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -62,23 +63,19 @@ def sweep_with_kills(home: Path, cache: Path, words: list[str], kills: int, seed
     draw = np.random.Generator(np.random.PCG64(seed))
     told, process = [], start([*words, f"run_dir={home}"], cache)
     for number in range(2 * kills):
-        deadline = time.monotonic() + 5 + draw.random() * 15
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.05)
-        trainings = find_trainings(home)
-        if process.poll() is not None:
-            break
-        if number % 2 and trainings:
-            os.kill(trainings[0], signal.SIGKILL)
+        while not (trainings := find_trainings(home)):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        time.sleep(3 * draw.random())  # a trial takes a second or two, and its test and page
+        if number % 2:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(trainings[0], signal.SIGKILL)
             told.append(f"killed the training {trainings[0]}")
             continue
         process.kill()
         told += process.communicate()[0].splitlines()
-        told.append(f"killed the sweep; {len(trainings)} trials went on")
-        if not (home / "sweep.json").exists():
-            process = start([*words, f"run_dir={home}"], cache)
-        else:
-            process = start([f"resume={home}"], cache)
+        told.append(f"killed the sweep; {len(find_trainings(home))} trials went on")
+        process = start([f"resume={home}"], cache)
     told += process.communicate()[0].splitlines()
     assert process.returncode == 0, told[-20:]
     return told

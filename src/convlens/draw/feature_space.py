@@ -83,7 +83,7 @@ def feature_space(
         entries.append((RED, f"corner or ring: wrong ({int(wrong.sum())} of {count})"))
     parts = [_draw_legend(entries)] if entries else []
     along, up = (f"{share:.0%} of the variance" for share in shares)
-    axes = f"→ {along}    ↑ {up}" if np.isfinite(shares).all() else "all images are at one place"
+    axes = f"→ {along} · ↑ {up}" if np.isfinite(shares).all() else "all images are at one place"
     picture = vstack([*parts, square, text_band(_SIDE, axes)], gap=6)
     bad = count - len(known)
     alert = f"the features of {bad} of {count} images are not finite" if bad else None

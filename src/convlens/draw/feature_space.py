@@ -43,8 +43,9 @@ def feature_space(
 ) -> np.ndarray:  # fmt: skip
     """Draw each image at its place, framed in the colour of its class.
 
-    Of thumbnails that would overlap, the first is drawn, and a dot for each of the others. With
-    more classes than colours, frames are grey.
+    Of thumbnails that would overlap, one is drawn, and a dot for each of the others: wrong ones
+    come first, then the order is that of the images. With more classes than colours, frames are
+    grey.
 
     Args:
         points: ``(N, 2)``, the places; both axes have the same scale. Images whose place is not
@@ -67,6 +68,7 @@ def feature_space(
         lengths = f"{len(thumbnails)} thumbnails, {len(labels)} labels, {len(wrong)} predictions"
         raise ValueError(f"places must be (N, 2), not {points.shape}, for {lengths}")
     known = np.flatnonzero(np.isfinite(points).all(axis=1))
+    known = known[np.argsort(~wrong[known], kind="stable")]
     if not len(known):
         raise ValueError("a feature space needs at least one image with a finite place")
     coloured = len(class_names) <= len(CLASSES)

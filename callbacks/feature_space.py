@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from convlens.callbacks.evidence import Stream
 from convlens.callbacks.explanation import Findings
-from convlens.callbacks.look import Look, Portion
+from convlens.callbacks.look import SLACK, Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
@@ -21,9 +22,11 @@ from convlens.explain.feature_space import (
     read_features,
 )
 
-KIND = "feature space"
+KIND, TAG = "feature space", "layers/feature_space"
 PASSES = 1.2  # forward passes of one image that a unit costs about, its thumbnail included
+DRAWING = 0.1  # seconds that drawing and writing take about, until they are measured
 FEWEST = 3  # images, below which two dimensions say nothing
+LEAST = 10  # images without time for which none is read, if there are as many
 
 
 class FeatureSpace(ExplanationCallback):
@@ -63,12 +66,13 @@ class FeatureSpace(ExplanationCallback):
         return self.find_once(network, example, find_classifier)[1]
 
     def plan(self, layers: list[str], probes: int) -> dict[str, int]:
-        return {"layers/feature_space": 1} if layers else {}
+        return {TAG: 1} if layers else {}
 
     def portion(self, look: Look) -> Portion | None:
         if not self.layers_of(look):
             return None
-        return Portion(len(self._labels(look)), "images", KIND, PASSES, FEWEST)
+        count = len(self._labels(look))
+        return Portion(count, "images", KIND, PASSES, min(LEAST, count))
 
     def _labels(self, look: Look) -> Tensor:
         """Return the classes of the images, (N,)."""
@@ -85,10 +89,17 @@ class FeatureSpace(ExplanationCallback):
             [look.probes.images] if look.sample_images is None else look.sample_images(self.count)
         )
         stream, done = Stream(batches), 0
+        # images are only read as long as there is time left to draw them
+        drawing = look.pace.estimate(("drawing", TAG), 1) or DRAWING
+        reading = replace(look, deadline=look.deadline - SLACK * drawing)
+        fewest = max(FEWEST, min(LEAST, len(labels)))
+        if not reading.affords(KIND, fewest, PASSES):
+            self.report_cut(look, "before the first image")
+            return
         features: list[Tensor] = []
         logits: list[Tensor] = []
         thumbnails: list[np.ndarray] = []
-        for part in look.pieces(KIND, len(labels), batch=self.batch, passes=PASSES):
+        for part in reading.pieces(KIND, len(labels), batch=self.batch, passes=PASSES):
             images = stream.take(part.stop - part.start)
             read, answers = self.fit_batch(partial(self._read, look, images))
             features.append(read.cpu())
@@ -107,8 +118,9 @@ class FeatureSpace(ExplanationCallback):
             projection = align(projection, self._before)
         self._before = projection.points
         yield from self.draw(
-            look, "layers/feature_space",
+            look, TAG,
             partial(self._draw, look, projection, thumbnails, labels[:done], torch.cat(logits)),
+            DRAWING,
         )  # fmt: skip
 
     def _read(self, look: Look, images: Tensor, batch: int) -> tuple[Tensor, Tensor]:

@@ -22,9 +22,8 @@ _MARGIN = THUMBNAIL // 2 + _FRAME + 2  # from the outermost points to the edge, 
 _RADIUS = 5  # of a dot, pixels
 _NAME = 150  # maximum width of a class name, pixels
 _READING = (
-    "Images that are near each other are alike for the network's last layer. Two principal "
-    "components of what it reads, turned and mirrored to fit the look before. Dots: images for "
-    "which there was no room."
+    "Two principal components of what the last layer reads, turned to fit the look before: near "
+    "images are alike for it. Dots: images without room."
 )
 
 

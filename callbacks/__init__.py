@@ -9,6 +9,7 @@ from convlens.callbacks.augmentation_preview import AugmentationPreview
 from convlens.callbacks.class_means import ClassMeans
 from convlens.callbacks.confusion_matrix import ConfusionMatrix
 from convlens.callbacks.data_diary import DataDiary
+from convlens.callbacks.feature_space import FeatureSpace
 from convlens.callbacks.filter_visuals import FilterVisuals
 from convlens.callbacks.grad_cam import GradCam
 from convlens.callbacks.layer_changes import LayerChanges
@@ -41,6 +42,7 @@ __all__ = [
     "EpochLog",
     "EventLogger",
     "ExplanationCallback",
+    "FeatureSpace",
     "FilterVisuals",
     "GradCam",
     "HParams",

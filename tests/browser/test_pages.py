@@ -69,6 +69,26 @@ def test_the_page_is_whole_by_itself(browser: Browser, report_page):
         assert page.requests == [report_page]
 
 
+def test_the_feature_space_follows_the_viewer_and_its_own_slider(browser: Browser, report_page):
+    shown = (
+        "JSON.stringify([[...document.querySelectorAll('.film img')].filter("
+        "image => image.offsetWidth > 0).map(image => Number(image.dataset.epoch)), "
+        "Number(document.querySelector('.film span').textContent)])"
+    )
+    move = "slider.value = {}; slider.dispatchEvent(new Event('input'));"
+    with browser.page() as page:
+        page.open(report_page)
+        assert json.loads(page.run(shown)) == [[EPOCHS], EPOCHS]
+        for epoch in (0, 2, EPOCHS):
+            page.run(f"{{const slider = document.getElementById('clock'); {move.format(epoch)}}}")
+            assert json.loads(page.run(shown)) == [[epoch], epoch]
+        page.run(f"{{const slider = document.querySelector('.film input'); {move.format(1)}}}")
+        assert json.loads(page.run(shown)) == [[1], 1]
+        page.run("document.querySelector('.film').scrollIntoView()")
+        page.screenshot("film")
+        assert page.errors == []
+
+
 def test_what_a_page_asks_for_elsewhere_is_noticed(browser: Browser, tmp_path):
     """The silence above is worth something: the same lists are not silent here."""
     asking = tmp_path / "asking.html"

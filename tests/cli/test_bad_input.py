@@ -145,6 +145,43 @@ def test_unknown_target_and_probe(at, capsys, word):
     refused(["train", *TINY, word], capsys)
 
 
+LIBRARY = ["model=timm", "model.head=imagenet"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["explain", *LIBRARY], ["predict", "images=.", *LIBRARY], ["serve", *LIBRARY],
+     ["export", "format=onnx", *LIBRARY], ["plan", "model=timm"], ["train", "model=timm"],
+     ["lr-find", "model=timm"]],
+    ids=lambda command: command[0],
+)  # fmt: skip
+def test_a_network_that_timm_lacks_is_refused_before_anything_is_downloaded(at, capsys, command):
+    said = refused([*command, "model.name=resnet5"], capsys)
+    assert "model.name=resnet5: " in said and "did you mean resnet50 or" in said
+    assert not (at / "data").exists() and not (at / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [("", "`convlens models search=TEXT` lists them"), ("???", "search=TEXT"),
+     ("ResNet5", "did you mean resnet50 or"), ("resnet18.a1_in2k", "did you mean resnet18.a1_in1k"),
+     ("vit_base_patch16_224_in21k", "use model.name=vit_base_patch16_224.augreg_in21k"),
+     ("vit_giant_patch14_224_clip_laion2b", "")],
+)  # fmt: skip
+def test_the_line_about_a_network_names_the_way_out(at, capsys, name, way_out):
+    said = refused(["explain", *LIBRARY, f"model.name='{name}'"], capsys)
+    assert f"model.name={name}" in said and way_out in said
+    assert len(said.removeprefix("convlens: ")) <= 160
+
+
+@pytest.mark.parametrize("search", ["WRONG", "resnet5x", "???x???"])
+def test_a_search_without_result_says_so_in_a_short_line(capsys, search):
+    said = refused(["models", f"search={search}"], capsys)
+    assert f"search={search}: no network has such a name; " in said
+    assert "search=resnet" in said or "did you mean resnet50" in said
+    assert len(said.removeprefix("convlens: ")) <= 160
+
+
 VGG = ["data=shapes", "data.pictures=60", "data.classes=2", "data.size=64", "precision=32",
        "trainer=cpu", "callbacks=none"]  # fmt: skip
 

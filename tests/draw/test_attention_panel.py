@@ -39,6 +39,35 @@ def test_the_maps_of_a_row_share_a_scale_or_have_their_own():
         assert_margin_is_empty(drawn)
 
 
+LONG = (  # layers of timm
+    "layers.2.blocks.17.attn", "stages.2.blocks.13.attn_grid.attn", "layers.3.blocks.1.attn.qkv",
+    "levels.2.transformer_encoder.19.attn", "stages.3.blocks.4.context_module.main.proj",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_the_names_of_layers_are_whole_however_few_maps_they_have(heads):
+    maps = [NamedMap(f"head {k}", torch.ones(4, 4)) for k in range(heads)]
+    wide = panel(MapRow("x", maps * 6)).shape[1]
+    for name in LONG:
+        drawn = panel(MapRow(name, maps))
+        assert drawn.shape[1] <= wide
+        # no letter is cut off: each of them makes a difference
+        for place in (0, len(name) // 3, len(name) // 2, len(name) - 1):
+            other = name[:place] + "W" + name[place + 1 :]
+            assert not np.array_equal(panel(MapRow(other, maps)), drawn), (name, place)
+
+
+def test_a_name_without_end_keeps_both_ends_and_the_number_of_cells():
+    maps, endless = [NamedMap("head 1", torch.ones(4, 4))], "a" * 40 + "." + "b" * 400
+    drawn = panel(MapRow(endless, maps))
+    assert drawn.shape[1] < 900
+    finer = [NamedMap("head 1", torch.ones(8, 8))]
+    rows = MapRow("c" + endless[1:], maps), MapRow(endless[:-1] + "c", maps), MapRow(endless, finer)
+    for other in rows:
+        assert not np.array_equal(panel(other), drawn)
+
+
 def test_cells_of_the_grid_are_where_the_patches_are():
     map = torch.zeros(2, 3)
     map[1, 2] = 1

@@ -19,10 +19,12 @@ from convlens.core.errors import UserError
 from convlens.experiment import export as exporting
 from convlens.experiment.export import FILES, export_network
 from convlens.experiment.inputs import EXAMPLE
+from convlens.explain.grad_cam import grad_cam
+from convlens.explain.layers import choose_layers
 from convlens.export import onnx_file
 from convlens.export.facts import read_facts
 from support.pictures_made import ORIENTATION, photo
-from support.tiny import TINY, draw_folder
+from support.tiny import TINY, TINY_VIT, draw_folder
 
 needs_onnx = pytest.mark.skipif(
     not all(map(onnx_file.importlib.util.find_spec, onnx_file.WRITES)),
@@ -409,6 +411,46 @@ def test_a_gradient_that_torch_cannot_export_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match=said) as refused:
         onnx_file.convert(traced, torch.rand(2, 3, 8, 8), ["probabilities", "logits", "grad_cam"])
     assert len(str(refused.value)) <= 160
+
+
+OTHERS = ("model.name", "model.options", "data.size")  # what a Swin sets anew
+SWIN = [
+    *(word for word in TINY_VIT if not word.startswith(OTHERS)),
+    "data.size=32", "model.name=swin_tiny_patch4_window7_224", "model.options.embed_dim=16",
+    "model.options.depths=[1,1]", "model.options.num_heads=[2,2]", "model.options.window_size=4",
+    "model.options.patch_size=2",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "words"), [("vit", TINY_VIT), ("swin", SWIN)])
+def test_the_map_of_a_transformer_is_that_of_the_checkpoint(name, words, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="comes with the extra `export`")
+    pytest.importorskip("onnxscript", reason="comes with the extra `export`")
+    run = tmp_path / "run"
+    words = [*words, "training.epochs=1", "callbacks=none"]
+    assert main(["train", f"run_dir={run}", *words]) == 0
+    best = run / "checkpoints" / "best.ckpt"
+    network = convlens.load(best, device="cpu").network
+    size = 32 if name == "swin" else 16
+    images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    (layer,) = choose_layers(network, "auto", "grad_cam", example=images)
+    expected = grad_cam(network, images, torch.full((3, 1), -1), [layer])
+    kinds = ["torch_export"] if name == "swin" else ["onnx", "torch_export"]
+    for kind in kinds:
+        export = export_network(str(best), [], kind=kind, cam=True, run_dir=str(tmp_path / kind))
+        if kind == "onnx":
+            session = runtime.InferenceSession(str(export.file))
+            _, logits, maps = session.run(None, {"images": images.numpy()})
+        else:
+            _, logits, maps = torch.export.load(export.file).module()(images)
+        np.testing.assert_allclose(logits, expected.logits, atol=1e-5)
+        np.testing.assert_allclose(maps, expected.maps[layer][:, 0], atol=1e-5)
+    if name == "swin":  # what ONNX cannot hold is refused with the way out
+        with pytest.raises(UserError, match=r"cam=true needs; try format=torch_export$") as refused:
+            export_network(str(best), [], kind="onnx", cam=True, run_dir=str(tmp_path / "onnx"))
+        assert len(str(refused.value)) <= 160
+        assert not list((tmp_path / "onnx").glob("*"))
 
 
 def test_nothing_is_overwritten(best, tmp_path):

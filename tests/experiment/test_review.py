@@ -16,8 +16,9 @@ from PIL import Image
 
 from convlens.core.errors import UserError
 from convlens.data.index.tables import format_csv_line
-from convlens.experiment.review import write_review
+from convlens.experiment.review import find_newest, write_review
 
+TABLES = ("diary.csv", "split.csv")
 HEADER = ("file", "class", "aum", "confidence", "other", "suspected")
 
 
@@ -179,3 +180,42 @@ def test_refusals(tmp_path):
     (home / "diary.csv").write_text(good)
     (home / "split.csv").unlink()
     refuse(home, "images are not files")
+
+
+def test_last_is_the_newest_run_that_can_be_reviewed(tmp_path, monkeypatch, capsys):
+    from convlens.rundir import log as logs
+
+    monkeypatch.chdir(tmp_path)
+    logs.log_to_screen()
+    draw(tmp_path / "1.png")
+    image = str(tmp_path / "1.png")
+
+    def move(table: Path) -> None:
+        table.write_text(table.read_text().replace("1.png", "2.png"))
+
+    with pytest.raises(UserError, match="there is no run in outputs"):
+        find_newest()
+    lacks = {  # the newest run last
+        "drawn": (lambda home: (home / "split.csv").unlink(), "images are not files"),
+        "early": (lambda home: (home / "diary.csv").unlink(), "has no diary.csv"),
+        "several": (
+            lambda home: write(home / "diary.csv", ("file", "class", "labelled"), ("1", "cat", "")),
+            "several classes cannot be reviewed",
+        ),
+        "moved": (lambda home: [move(home / name) for name in TABLES], "no image can be read"),
+    }  # fmt: skip
+    for number, (name, (spoil, reason)) in enumerate(lacks.items()):
+        home = make_run(Path("outputs/scratch") / name, ["1.png"], [image], ["cat"])
+        spoil(home)
+        os.utime(home / "config.yaml", (1_000_000_000 + number,) * 2)
+        with pytest.raises(UserError, match="no run in outputs/ can be used") as error:
+            find_newest()
+        assert reason in str(error.value) and name in str(error.value)
+        assert "\n" not in str(error.value)
+    good = make_run(Path("outputs/scratch/good"), ["1.png"], [image], ["cat"])
+    os.utime(good / "config.yaml", (900_000_000,) * 2)
+    capsys.readouterr()
+    assert find_newest() == good
+    said = capsys.readouterr().out
+    assert "last is outputs/scratch/good: the newer outputs/scratch/moved" in said
+    assert len(read(write_review(find_newest(), "9"))["entries"]) == 1

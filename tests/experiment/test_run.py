@@ -150,6 +150,7 @@ def test_every_picture_is_there_at_every_step_and_shows_something(events, config
     steps |= {f"training/{what}": [1, 2] for what in ("map", "mislabelled")}
     steps |= {f"training/{what}": [2] for what in ("hardest", "forgotten", "learned_last")}
     steps["layers/changes"] = [1, 2]
+    steps["layers/feature_space"] = [0, 1, 2]
     steps[f"training/augmentation/{probes[0]}"] = [0]
     # occlusion only of probes that are answered rightly when they are looked at
     drawn = {tag for tag in events.Tags()["images"] if not tag.startswith("occlusion/")}

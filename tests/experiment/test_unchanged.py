@@ -54,8 +54,8 @@ def looked(home: Path, *others: str) -> None:
     assert not summary["failures"]
     assert set(summary["explaining"]) == {
         "GradCam", "Scores", "Mistakes", "ConfusionMatrix", "DataDiary", "ClassMeans",
-        "LayerChanges", "Shortcuts", "ActivationGrids", "OcclusionMaps", "FilterVisuals",
-        "AugmentationPreview", "LearningCurves", "Reliability",
+        "LayerChanges", "FeatureSpace", "Shortcuts", "ActivationGrids", "OcclusionMaps",
+        "FilterVisuals", "AugmentationPreview", "LearningCurves", "Reliability",
         "Attribution (integrated_gradients)", *others,
     }  # fmt: skip
     assert list((home / "explanations" / "epoch_001").rglob("*.jpg"))

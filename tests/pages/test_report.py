@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -346,6 +347,30 @@ def test_pictures_are_the_latest_and_class_means_and_filters_the_first_and_the_l
                         (f"layers/filters/{LAYERS[0]}", [0, 4])):  # fmt: skip
         disk = on_disk(home, tag)
         assert frames(page, tag) == {epoch: disk[epoch] for epoch in epochs}, tag
+
+
+def test_pictures_of_many_epochs_are_a_film_with_its_first_and_its_latest_picture(tmp_path):
+    home, tag = made_run(tmp_path / "run", epochs=40), "layers/feature_space"
+    for epoch in range(3, 41):
+        write(home, epoch, tag, _picture(epoch))
+    page = Page(report(home).read_text())
+    shown, disk = frames(page, tag), on_disk(home, tag)
+    assert len(shown) == 12 and min(shown) == 3 and max(shown) == 40
+    gaps = {later - earlier for earlier, later in pairwise(shown)}
+    assert gaps == {3, 4}
+    assert shown == {epoch: disk[epoch] for epoch in shown}
+    (film,) = page.all("figure", data_tag=tag)
+    images = page.inside(film, "img")
+    # without a script only the latest is there; the script brings the slider
+    assert [i for i, image in enumerate(images) if "hidden" not in image.attributes] == [11]
+    (slider,) = page.inside(film, "input")
+    assert (slider.attributes["max"], slider.attributes["value"]) == ("11", "11")
+    assert any(part.attributes.get("id") == "probes" for part in film.above)
+    for epoch in range(3, 40):
+        (home / "explanations" / f"epoch_{epoch:03d}" / f"{tag}.jpg").unlink()
+    page = Page(report(home).read_text())
+    (film,) = page.all("figure", data_tag=tag)
+    assert list(frames(page, tag)) == [40] and not page.inside(film, "input")
 
 
 def test_pictures_keep_their_room_before_they_are_decoded(home, page):

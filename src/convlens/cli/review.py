@@ -7,11 +7,10 @@ from pathlib import Path
 from convlens.cli.words import Word, Words, parse_words
 from convlens.core.loading import loading_libraries
 from convlens.core.progress import progress_bar
-from convlens.rundir.runs import find_newest_run
 
 WORDS: Words = {
     "run": Word(
-        "the run folder; last is the newest run",
+        "the run folder; last is the newest that can be reviewed",
         form="RUN_DIR", required=True, synonyms=("run_dir",),
     ),
     "images": Word("how many images, the most suspicious first", form="N", default="200"),
@@ -21,10 +20,10 @@ WORDS: Words = {
 def run(words: list[str]) -> int:
     given = parse_words(words, "review", WORDS)
     name = given["run"]
-    home = find_newest_run("metrics.csv") if name == "last" else Path(name).expanduser()
     with loading_libraries():
-        from convlens.experiment.review import write_review
+        from convlens.experiment.review import find_newest, write_review
 
+    home = find_newest() if name == "last" else Path(name).expanduser()
     with progress_bar("writing the page"):
         file = write_review(home, given["images"])
     print(f"{file}  ({file.stat().st_size / 1e6:.1f} MB)")

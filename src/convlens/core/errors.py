@@ -39,12 +39,20 @@ class Interrupted(KeyboardInterrupt):
         self.status = status
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the names closest to ``word``, at most three, as text for an error message."""
+def nearest(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the names closest to ``word``, at most three, as text for an error message.
+
+    Args:
+        word: what was typed.
+        known: all names.
+        otherwise: text for a word that none resembles; the first names if empty.
+    """
     known = sorted(set(known))
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(close) + "?"
+    if otherwise:
+        return otherwise
     names = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
     return f"there are: {names}" if known else "there are none"
 

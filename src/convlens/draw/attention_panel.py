@@ -14,7 +14,7 @@ from convlens.draw.grad_cam_panel import as_finite_map
 from convlens.draw.palette import INK, MUTED, RED
 from convlens.draw.photograph import EDGE, as_photograph, fit_photograph, overlay_map
 from convlens.draw.picture import Array
-from convlens.draw.text import format_dimensions, shorten_path
+from convlens.draw.text import SMALL, format_dimensions, shorten_middle, shorten_path, text_width
 
 READING = (
     "The brighter a part, the more attention it gets. Attention is the same for every class; "
@@ -36,6 +36,7 @@ RELEVANCE_READING = (
     "Relevance: the brighter a region, the more the attention that raises the score of the class "
     "reads from it, over all blocks."
 )
+_NAME = 420  # pixels up to which the name of a row may widen a panel
 CELL = 144  # longest side of the photograph under each map, pixels
 
 
@@ -126,11 +127,15 @@ def _draw_row(
 ) -> np.ndarray:
     """Draw the name of a row, its maps and the colour bars."""
     shared = _find_scale(row.maps) if row.shared else None
-    cells = [_draw_cell(picture, photograph, each, shared, pixelated) for each in row.maps]
-    grid = tile(cells, columns)
+    drawn = [_draw_cell(picture, photograph, each, shared, pixelated) for each in row.maps]
+    grid = tile(drawn, columns)
     sizes = {format_dimensions(*as_finite_map(each.map)[0].shape) for each in row.maps}
-    name = f"{row.name} · {', '.join(sorted(sizes))} cells"
-    parts = [text_band(grid.shape[1], name, ink=INK, bold=True), grid]
+    cells = f" · {', '.join(sorted(sizes))} cells"
+    # the name of a layer may be wider than its maps: of a single head, or of the rollout
+    room = max(grid.shape[1], _NAME) - text_width(cells, SMALL, bold=True)
+    name = shorten_middle(row.name, room, SMALL, bold=True) + cells
+    width = max(grid.shape[1], text_width(name, SMALL, bold=True))
+    parts = [text_band(width, name, ink=INK, bold=True), grid]
     if shared is not None:
         parts.append(colour_bar(min(grid.shape[1], EDGE), "0", format_number(shared), name=HEAT))
     return vstack(parts, gap=4)

@@ -20,7 +20,7 @@ from convlens.draw.grad_cam_panel import Cell, ClassMap, LayerMap, as_finite_map
 from convlens.draw.palette import MUTED, RED
 from convlens.draw.photograph import as_photograph, overlay_signed_map
 from convlens.draw.picture import Array
-from convlens.draw.text import SMALL, format_dimensions, line_height
+from convlens.draw.text import SMALL, format_dimensions, line_height, shorten_path, text_width
 
 _READINGS = {
     "occlusion": "Occlusion: covering a red part lowers the logit of the class, "
@@ -136,7 +136,8 @@ def _draw_row(
     if sigma:
         lead += f", smoothed (Gaussian, sigma {sigma:.0%} of the side)"
     if columns[0].layer:
-        lead = f"{columns[0].layer} · {lead}"
+        room = max(width // 3, width - text_width(f" · {lead}", SMALL))
+        lead = f"{shorten_path(columns[0].layer, room)} · {lead}"
     return cells, _draw_legend(width, high, beyond, lead)
 
 

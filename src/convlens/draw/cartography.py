@@ -7,13 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from convlens.draw.figure import SMALL_TEXT, add_legend, draw_figure, new_figure, style_axes
-from convlens.draw.palette import GREY, RED, to_hex
+from convlens.draw.palette import CLASSES, GREY, RED, to_hex
 from convlens.draw.text import printable, shorten
 
-# Matplotlib's tab10 without red, which marks suspects, and without grey
-_COLOURS = (
-    "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf",
-)  # fmt: skip
+_COLOURS = [to_hex(colour) for colour in CLASSES[:8]]  # those that small points tell apart
 _MOST = 6000  # points
 _NAME = 110  # maximum width of a class name, pixels
 _READING = (

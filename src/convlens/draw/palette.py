@@ -13,6 +13,11 @@ SLATE: Colour = (84, 96, 116)
 GREY: Colour = (150, 154, 160)
 EMPTY: Colour = (214, 216, 220)  # cells without content
 WHITE: Colour = (255, 255, 255)
+# of classes: Matplotlib's tab10 without red, which marks mistakes, and without grey; then others
+CLASSES: tuple[Colour, ...] = (
+    (31, 119, 180), (255, 127, 14), (44, 160, 44), (148, 103, 189), (140, 86, 75), (227, 119, 194),
+    (188, 189, 34), (23, 190, 207), (20, 40, 110), (120, 220, 120), (255, 205, 60), (180, 170, 235),
+)  # fmt: skip
 
 
 def to_hex(colour: Colour) -> str:

@@ -98,6 +98,30 @@ def shorten(text: str, width: int, size: int = BODY, bold: bool = False) -> str:
     return text[:longest].rstrip() + _ELLIPSIS if longest >= 0 else ""
 
 
+def shorten_middle(text: str, width: int, size: int = BODY, bold: bool = False) -> str:
+    """Make ``text`` printable; if it is wider than ``width`` pixels, put ``…`` in its middle.
+
+    If not even the ellipsis fits, the result is empty.
+
+    >>> shorten_middle("layers.2.blocks.17.attn", 110)
+    'layers.2…17.attn'
+    """
+    text = printable(text)
+    fitting = (
+        each
+        for kept in range(len(text), -1, -1)
+        if text_width(each := _keep_ends(text, kept), size, bold) <= width
+    )
+    return next(fitting, "")
+
+
+def _keep_ends(text: str, kept: int) -> str:
+    """Return a text of ``kept`` letters, from both of its ends, and an ellipsis if it is cut."""
+    if kept == len(text):
+        return text
+    return text[: -(-kept // 2)] + _ELLIPSIS + text[len(text) - kept // 2 :]
+
+
 def shorten_path(path: str, width: int, separator: str = ".") -> str:
     """Shorten a path to ``width`` pixels by cutting its start; layers and files differ at the end.
 

@@ -20,6 +20,7 @@ from convlens.data.datamodule import PictureData
 from convlens.data.sources.places import get_cache_dir
 from convlens.experiment.data import build_data, read_used_digests, use_own_corrections
 from convlens.experiment.module import build_module, store_config
+from convlens.models.build import check_network
 from convlens.models.weights import find_pending_download
 from convlens.training import ClassifierModule
 from convlens.training.batches import check_batches, find_batch_normalised
@@ -71,6 +72,7 @@ def assemble(config: Config, *, pretrained: bool = True, start: Path | None = No
         # the training computes, before and after them
         torch.set_num_threads(torch.get_num_threads())
     check_labels(config)
+    check_network(config.model)
     data = build_data(use_own_corrections(config, start), read_used_digests(config, start))
     counts = data.index.counts["train"].tolist()
     weights = compute_class_weights(config.training.class_weights, counts)

@@ -21,6 +21,7 @@ from convlens.pages.render import data_uri
 from convlens.pages.review import render_review
 from convlens.rundir.paths import OUTPUTS
 from convlens.rundir.read import convert_run_errors, read_config
+from convlens.rundir.runs import find_newest_run
 
 FILE, DIARY = "review.html", "diary.csv"
 _SMALL = 160  # longest side in pixels of images that are shown without loss
@@ -43,6 +44,38 @@ def write_review(home: Path, images: str) -> Path:
     """
     if not (images.isascii() and images.isdigit() and int(images)):
         raise UserError(f"images={images}: expected a whole number from 1 on")
+    rows, names, start = _read_diary(home)
+    with convert_run_errors(home):
+        earlier = read_corrections(home / COPY) if (home / COPY).is_file() else []
+        given = {each.file: each.given for each in earlier}
+        chosen = list(zip(rows, names, strict=True))[: int(images)]
+        entries = [_describe(row, name, given.get(name), start) for row, name in chosen]
+    if not any(entry["picture"] for entry in entries):
+        raise _images_error(home, start / rows[0]["file"])
+    labels = sorted((name, row["class"]) for row, name in zip(rows, names, strict=True))
+    key = f"convlens-review-{digest(os.path.abspath(home), labels)}"
+    classes = sorted({row["class"] for row in rows})
+    table = [[each.file, each.given, each.wanted] for each in earlier]
+    page = render_review(home.resolve().name, key, entries, classes, table)
+    write_atomic(home / FILE, page)
+    return home / FILE
+
+
+def find_newest() -> Path:
+    """Return the newest run whose labels can be reviewed, for ``run=last``.
+
+    Raises:
+        UserError: there is none.
+    """
+    return find_newest_run(check=_read_diary)
+
+
+def _read_diary(home: Path) -> tuple[list[dict[str, str]], list[str], Path]:
+    """Return the rows of a run's diary, the images' names, and the folder of their paths.
+
+    Raises:
+        UserError: the labels of the run cannot be reviewed.
+    """
     config = read_config(home)
     if not (home / DIARY).is_file():
         raise UserError(
@@ -56,22 +89,17 @@ def write_review(home: Path, images: str) -> Path:
             what = "images with several classes" if rows else "a diary without rows"
             raise UserError(f"{home}: {what} cannot be reviewed; read {DIARY} instead")
         names = _find_names(home, [row["file"] for row in rows])
-        earlier = read_corrections(home / COPY) if (home / COPY).is_file() else []
-        start, given = _find_start(home, config), {each.file: each.given for each in earlier}
-        chosen = list(zip(rows, names, strict=True))[: int(images)]
-        entries = [_describe(row, name, given.get(name), start) for row, name in chosen]
-    if not any(entry["picture"] for entry in entries):
-        raise UserError(
-            f"{home}: no image can be read, such as {start / rows[0]['file']}: run "
-            f"{command_line('review')} where the run was started, with its images in place"
-        )
-    labels = sorted((name, row["class"]) for row, name in zip(rows, names, strict=True))
-    key = f"convlens-review-{digest(os.path.abspath(home), labels)}"
-    classes = sorted({row["class"] for row in rows})
-    table = [[each.file, each.given, each.wanted] for each in earlier]
-    page = render_review(home.resolve().name, key, entries, classes, table)
-    write_atomic(home / FILE, page)
-    return home / FILE
+        start = _find_start(home, config)
+    if not any((start / row["file"]).is_file() for row in rows):
+        raise _images_error(home, start / rows[0]["file"])
+    return rows, names, start
+
+
+def _images_error(home: Path, image: Path) -> UserError:
+    return UserError(
+        f"{home}: no image can be read, such as {image}: run {command_line('review')} where the "
+        "run was started, with its images in place"
+    )
 
 
 def _find_names(home: Path, files: list[str]) -> list[str]:

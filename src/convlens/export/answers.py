@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from convlens.core.errors import UserError
 from convlens.explain.captum_layers import hook_layers, read_outputs
@@ -119,7 +120,8 @@ def trace_with_map(answers: Answers, layer: str, example: Tensor) -> GraphModule
         aten.avg_pool2d_backward.default: _spread,
     }
     stand_in = _make_stand_in(example)
-    with stand_in.fake_mode, enable_python_dispatcher():
+    # ONNX has no gradient of fused attention, but of the products and the softmax it consists of
+    with sdpa_kernel(SDPBackend.MATH), stand_in.fake_mode, enable_python_dispatcher():
         return make_fx(run, decompositions)(stand_in)
 
 

@@ -49,6 +49,16 @@ class _Parts:
     build_new_head: Callable[[int], nn.Module] | None = None  # None: from a map (C, h, w)
 
 
+def check_network(spec: ModelConfig) -> None:
+    """Check the name of a network; ``build_model`` does, and others before a download.
+
+    Raises:
+        UserError: no library has such a network or such weights; the error suggests similar ones.
+    """
+    if spec.name not in ("scratch", "vgg16") and not isinstance(spec, OwnModelConfig):
+        timm_networks.read_timm_config(spec.name)
+
+
 def build_model(
     spec: ModelConfig, *, channels: int, size: int, outputs: int,
     class_names: Sequence[str] | None = None, pretrained: bool = True,
@@ -74,8 +84,7 @@ def build_model(
     name = spec.name
     if name == "scratch" or isinstance(spec, OwnModelConfig):
         return _build_from_scratch(spec, channels, size, outputs, class_names, pretrained)
-    if name != "vgg16":
-        timm_networks.check_name(name)
+    check_network(spec)
     if spec.filters is not None:
         raise UserError(
             f"model.name={name}: this experiment trains a plain convnet; try exp=finetune_vgg16, "

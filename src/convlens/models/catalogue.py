@@ -101,7 +101,10 @@ def search_names(search: str) -> list[str]:
     pattern = search if any(each in search for each in "*?[") else f"*{search}*"
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:
-        raise UserError(f"search={search}: no network has such a name; {nearest(search, names)}")
+        raise UserError(
+            f"search={search}: no network has such a name; "
+            + nearest(search.lower(), names, otherwise="try a part of one, such as search=resnet")
+        )
     return found
 
 

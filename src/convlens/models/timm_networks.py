@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from convlens.core.command_lines import command_line
 from convlens.core.errors import UserError, nearest
 from convlens.models.backbone import find_minimum_size, too_small_error
 from convlens.models.timm_features import FAILURES
@@ -56,15 +57,20 @@ def check_name(name: str) -> None:
     timm, former = _import_timm(), _read_old_names()
     if (old := name.partition(".")[0]) in former:
         new = former[old]
-        way_out = (
-            f"use model.name={new}" if new else f"it was removed; {nearest(old, list_names())}"
-        )
+        way_out = f"use model.name={new}" if new else f"it was removed; {suggest_names(old)}"
         raise UserError(f"model.name={name} is an old name of timm: {way_out}")
     if not timm.is_model(name):
         raise UserError(
-            f"model.name={name}: neither scratch, vgg16, inception_v3 nor a network of timm; "
-            f"{nearest(name, ['scratch', *list_names()])}"
+            f"model.name={name}: neither scratch, vgg16 nor a network of timm; "
+            f"{suggest_names(name)}"
         )
+
+
+def suggest_names(name: str) -> str:
+    """Return the names of networks most similar to one, or how to search for others."""
+    # the whole list would be far longer than a line
+    search = command_line("models", search="TEXT")
+    return nearest(name.lower(), ["scratch", *list_names()], otherwise=f"`{search}` lists them")
 
 
 def create(
@@ -124,8 +130,20 @@ def _is_buildable(name: str, options: dict[str, Any]) -> bool:
 
 
 def read_timm_config(name: str) -> dict:
-    """Return timm's pretrained configuration, such as ``mean``, ``std`` and ``classifier``."""
-    return _import_timm().get_pretrained_cfg(name, allow_unregistered=True).to_dict()
+    """Return timm's pretrained configuration, such as ``mean``, ``std`` and ``classifier``.
+
+    Raises:
+        UserError: timm has no such network, or no such weights of it.
+    """
+    check_name(name)
+    timm, network = _import_timm(), name.partition(".")[0]
+    try:
+        return timm.get_pretrained_cfg(name, allow_unregistered=True).to_dict()
+    except RuntimeError as error:  # timm's, for an unknown tag
+        known = [network, *timm.list_pretrained(f"{network}.*")]
+        raise UserError(
+            f"model.name={name}: timm has no such weights; {nearest(name, known)}"
+        ) from error
 
 
 def build_parts(

@@ -17,7 +17,15 @@ from convlens.pages.charts import line_chart
 from convlens.pages.data_section import describe_data
 from convlens.pages.phases import read_phases
 from convlens.pages.render import data_uri, render
-from convlens.pages.selection import ACTIVATIONS, ATTENTION, FILTERS, Selection, has_prefix, select
+from convlens.pages.selection import (
+    ACTIVATIONS,
+    ATTENTION,
+    FILMS,
+    FILTERS,
+    Selection,
+    has_prefix,
+    select,
+)
 from convlens.pages.viewer import Viewer, build_viewer, read_viewer_run
 from convlens.rundir.read import StoredRun, convert_run_errors, read_run
 
@@ -47,6 +55,7 @@ SECTIONS = {
     "clusters": ("grad_cam_clusters",),
     "depth": ("layers/depth",),
     "changes": ("layers/changes",),
+    "films": FILMS,
     "attention": (ATTENTION, "layers/norms"),
     "activations": (ACTIVATIONS,),
     "filters": (FILTERS,),

@@ -22,6 +22,8 @@ LATEST = (
     "training/augmentation",
 )
 ENDS = ("grad_cam_means", FILTERS)  # prefixes of tags with the first and the latest picture
+FILMS = ("layers/feature_space",)  # prefixes of tags with pictures of all epochs, and a slider
+FRAMES = 12  # pictures of a film, evenly spread over the epochs
 BULKY = (ACTIVATIONS, FILTERS)  # prefixes of tags with by far the largest pictures
 # longest side in pixels and JPEG quality of bulky and of other pictures; None: as they are
 _Size = tuple[int, int] | None
@@ -32,7 +34,7 @@ _SMALLEST = ((900, 60), (600, 55))
 # prefixes of tags to drop, in this order, if even the smallest pictures do not fit; others go last
 DISPENSABLE = (
     "training/augmentation", "predictions/random", "predictions/breakdown", "layers/norms",
-    ATTENTION, "layers/depth", "layers/changes",
+    ATTENTION, "layers/depth", *FILMS, "layers/changes",
     "training/learned_last", "training/forgotten", "training/hardest", "training/map",
     "predictions/reliability", "grad_cam_means", "grad_cam_clusters", "predictions/mistakes",
     "predictions", "",
@@ -59,8 +61,9 @@ def list_candidates(
 ) -> dict[str, dict[int, Path]]:
     """Return the pictures that a page without a size limit shows.
 
-    These are the first and the latest of filters and class means, and the latest of everything
-    else. Pictures of probes are left out if the page has their maps.
+    These are the first and the latest of filters and class means, those of ``FRAMES`` epochs of
+    films, and the latest of everything else. Pictures of probes are left out if the page has their
+    maps.
 
     Args:
         files: all pictures of the run.
@@ -69,11 +72,18 @@ def list_candidates(
     """
     candidates = {}
     for tag, looks in files.items():
-        ends = {min(looks), max(looks)} if has_prefix(tag, ENDS) else {max(looks)}
+        count = FRAMES if has_prefix(tag, FILMS) else 2 if has_prefix(tag, ENDS) else 1
         is_probe = tag.rpartition("/")[2] in probes and not has_prefix(tag, [*methods])
-        if has_prefix(tag, (*LATEST, *ENDS)) or is_probe:
-            candidates[tag] = {epoch: looks[epoch] for epoch in sorted(ends)}
+        if has_prefix(tag, (*LATEST, *ENDS, *FILMS)) or is_probe:
+            candidates[tag] = {epoch: looks[epoch] for epoch in _spread(sorted(looks), count)}
     return candidates
+
+
+def _spread(epochs: Sequence[int], count: int) -> list[int]:
+    """Return ``count`` evenly spread epochs up to the latest, from the first on if two or more."""
+    count = min(count, len(epochs))
+    last = len(epochs) - 1
+    return [epochs[last - round(k * last / max(1, count - 1))] for k in reversed(range(count))]
 
 
 def select(files: Files, probes: Collection[str], methods: Collection[str], room: int) -> Selection:

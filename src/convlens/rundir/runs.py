@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,12 +125,16 @@ def find_runs(text: str) -> list[Path]:
     return homes
 
 
-def find_newest_run(required_file: str = "config.yaml") -> Path:
+def find_newest_run(
+    required_file: str = "config.yaml", check: Callable[[Path], object] | None = None
+) -> Path:
     """Return the run that was started last, for ``run=last`` and ``ckpt=last``.
 
+    If the newest run lacks what the command needs, a log line says which run is used instead.
+
     Args:
-        required_file: a file that the command needs. If the newest run does not have it yet, a
-            log line reports which run is used instead.
+        required_file: a file that the command needs.
+        check: raises UserError for a run that has the file but cannot serve the command.
 
     Raises:
         UserError: there is no such run.
@@ -139,12 +143,22 @@ def find_newest_run(required_file: str = "config.yaml") -> Path:
     if not runs:
         raise UserError(f"there is no run in {OUTPUTS}/ yet; `{command_line('train')}` starts one")
     runs.sort(key=lambda home: (home / "config.yaml").stat().st_mtime_ns, reverse=True)
-    newest = next((home for home in runs if (home / required_file).exists()), None)
-    if newest is None:
+    reason = ""  # why the newest run does not serve
+    for home in runs:
+        try:
+            if not (home / required_file).exists():
+                raise UserError(f"{home} has no {required_file} yet")
+            if check is not None:
+                check(home)
+        except UserError as error:
+            reason = reason or str(error)
+            continue
+        if reason:
+            log.info("last is %s: the newer %s", home, reason)
+        return home
+    if not any((home / required_file).exists() for home in runs):
         raise UserError(f"no run in {OUTPUTS}/ has {required_file} yet; the newest is {runs[0]}")
-    if newest != runs[0]:
-        log.info("last is %s: the newer %s has no %s yet", newest, runs[0], required_file)
-    return newest
+    raise UserError(f"no run in {OUTPUTS}/ can be used; the newest: {reason}")
 
 
 def sort_runs(

@@ -1,4 +1,4 @@
-"""The configs of callbacks that show what a network has learned: shortcuts, changes of layers."""
+"""The configs of callbacks that show what a network has learned: shortcuts, changes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ class ShortcutsConfig(BatchedConfig):
     chance: Annotated[float, FRACTION] = key(
         "largest probability that such a fall is chance, divided among the places that are tested"
     )
+
+
+class FeatureSpaceConfig(BatchedConfig):
+    """Where the network's last layer sees validation images, in two dimensions."""
+
+    pictures: Annotated[int, whole(3)] = key("validation images to show, evenly spread")
 
 
 class LayerChangesConfig(EachEpochConfig):

@@ -36,7 +36,11 @@ from convlens.config.schema.look import (
     EvidenceMapsConfig,
     LookConfig,
 )
-from convlens.config.schema.look_learned import LayerChangesConfig, ShortcutsConfig
+from convlens.config.schema.look_learned import (
+    FeatureSpaceConfig,
+    LayerChangesConfig,
+    ShortcutsConfig,
+)
 from convlens.core.errors import UserError, nearest
 
 
@@ -290,9 +294,9 @@ LOOKS: dict[str, type[LookConfig]] = {
     for kind in (
         GradCamConfig, LeGradConfig, ScoresConfig, MistakesConfig, ConfusionMatrixConfig,
         DataDiaryConfig, ClassMeansConfig, ActivationGridsConfig, AttentionMapsConfig,
-        AttentionScoresConfig, LayerChangesConfig, OcclusionMapsConfig, ShortcutsConfig,
-        FilterVisualsConfig, AugmentationPreviewConfig, LearningCurvesConfig, ReliabilityConfig,
-        AttributionConfig,
+        AttentionScoresConfig, LayerChangesConfig, FeatureSpaceConfig, OcclusionMapsConfig,
+        ShortcutsConfig, FilterVisualsConfig, AugmentationPreviewConfig, LearningCurvesConfig,
+        ReliabilityConfig, AttributionConfig,
     )
 }  # fmt: skip
 

@@ -254,7 +254,7 @@ def test_what_does_not_fit_is_refused(words, said, tmp_path, capsys):
 
 FOLDER = [*(w for w in TINY if not w.startswith("data.pictures")), "training.epochs=1",
           "data=image_folder", "data.multi_label=true", "training.loss=multi_label",
-          "looking.last_seconds=5"]  # fmt: skip
+          "callbacks=none"]  # fmt: skip
 
 
 def test_a_table_of_labels_trains_and_is_tested(at, capsys):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from convlens.cli.main import main
+from support.lively import heed_ctrl_c
 from support.tiny import RANDOM_ATTENTION, TINY, TINY_VIT, TWO_UNFREEZES
 
 # dropout, augmentation, batch norm, a schedule: whatever could draw numbers or carry state
@@ -182,8 +183,7 @@ def test_ctrl_c_says_how_to_resume(tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # a shell's background job ignores Ctrl-C, and so would what it starts
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_ctrl_c,
     )
     while not (home / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None

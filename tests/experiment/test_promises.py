@@ -107,7 +107,8 @@ def kill_in_epoch(home: Path, words: list[str], epoch: int) -> None:
 
 
 # long enough epochs to be killed amid; 120 steps of a tiny network, and looks that are soon done
-DEAR = ("scores", "mistakes", "class_means", "activation_grids", "occlusion_maps", "filter_visuals")
+DEAR = ("scores", "mistakes", "class_means", "activation_grids", "occlusion_maps", "filter_visuals",
+        "learning_curves", "reliability")  # fmt: skip
 LONG = [*LIVELY, "training.steps_per_epoch=120", *(f"callbacks.{name}=null" for name in DEAR)]
 # dropout of attention and of paths, which draw random numbers inside the blocks
 LONG_VIT = [

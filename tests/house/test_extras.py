@@ -66,9 +66,10 @@ def find_names(statement: ast.stmt) -> list[str]:
 
 
 def find_words(statement: ast.stmt) -> set[str]:
-    """Return the names that a statement uses, those of fixtures included."""
+    """Return the names that a statement uses: of variables, of fixtures, and those in quotes."""
     nodes = [*ast.walk(statement)]
     used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    used |= {node.value for node in nodes if isinstance(node, ast.Constant)}
     return used | {node.arg for node in nodes if isinstance(node, ast.arg)}
 
 

@@ -59,7 +59,8 @@ from convlens.callbacks import threads
 from convlens.cli.main import main
 from support.tiny import TINY
 threads.are_threads_waiting = lambda: len(sys.argv) > 2
-words = ["callbacks=none"] if len(sys.argv) < 2 else ["looking.seconds=5"]
+words = ["callbacks=none"] if len(sys.argv) < 2 else [
+    f"looking.{name}=2" for name in ("seconds", "first_seconds", "last_seconds")]
 words += [w for w in TINY if not w.startswith("data.size")]
 words += ["exp=scratch", "data=shapes", "data.size=48", "training.epochs=2", "run_dir=run"]
 assert main(["train", *words]) == 0

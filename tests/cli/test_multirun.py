@@ -18,6 +18,7 @@ from convlens.config.compose import split_values
 from convlens.core import system
 from convlens.core.errors import UserError
 from convlens.experiment.multirun import build_jobs
+from support.lively import heed_ctrl_c
 from support.tiny import TINY
 
 SHORT = [*TINY, "training.epochs=1", "callbacks=none", "logger=csv"]
@@ -163,8 +164,7 @@ def test_ctrl_c_ends_the_run_and_starts_no_other(at):
         command,
         stdout=subprocess.PIPE,
         text=True,
-        # a shell's background job ignores Ctrl-C, and so would what it starts
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_ctrl_c,
     )
     with whole:
         lines = []

@@ -234,9 +234,9 @@ def test_a_process_notices_that_its_parent_is_gone(is_windows, tmp_path):
     if is_windows:
         pytest.importorskip("psutil", reason="Windows waits for a process with psutil")
     code = (
-        "import sys; from convlens.core import system\n"
-        f"system.WINDOWS = {is_windows}\n"
-        "print('ready', flush=True); system.wait_for_parent()\n"
+        "import os, sys; from convlens.core import system\n"
+        f"system.WINDOWS = {is_windows}; parent = os.getppid()\n"
+        "print('ready', flush=True); system.wait_for_parent(parent)\n"
         "open(sys.argv[1], 'w').close()"
     )
     mark = tmp_path / "alone"

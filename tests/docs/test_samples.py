@@ -46,6 +46,6 @@ def test_a_sample_runs(page, code, tmp_path, monkeypatch):
         "cat.jpg": str(image),
     }.items():
         code = code.replace(file, text)
-    network = timm.create_model("resnet18", num_classes=2).eval()
+    network = timm.create_model("test_resnet", num_classes=2).eval()
     images, labels = torch.rand(8, 3, 64, 64), torch.arange(8) % 2
     exec(code, {"my_network": network, "val_loader": [(images, labels)], "L": L})

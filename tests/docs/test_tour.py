@@ -165,7 +165,8 @@ def test_what_a_command_asks_for_was_made_by_a_command_before_it():
 # overrides that make any training tiny and offline; of a repeated key the last one counts
 TINY = [
     "data=shapes", "data.pictures=60", "data.size=48", "training.batch_size=8",
-    "training.eval_batch_size=20", "precision=32", "trainer=cpu", "probes.count=2",
+    "training.steps_per_epoch=4", "training.eval_batch_size=20", "precision=32", "trainer=cpu",
+    "probes.count=2",
     "looking.first_seconds=1", "looking.seconds=1", "looking.last_seconds=1",
     "callbacks.activation_grids.limit=2",
     "callbacks.filter_visuals.steps=2", "callbacks.filter_visuals.units=1",
@@ -173,14 +174,27 @@ TINY = [
 ]  # fmt: skip
 
 
+def two_of(words: list[str]) -> list[str]:
+    """Leave two runs of a ``multirun=true``: each is a process. Above, all of them compose."""
+    left, kept = 2, []
+    for word in words:
+        first, *others = split_values(word)
+        kept.append(",".join([first, *(each.partition("=")[2] for each in others[: left - 1])]))
+        left = 1 if others else left
+    return kept
+
+
 def shortened(target: str, words: list[str]) -> list[str]:
     """Shorten a command so that it runs offline and in seconds."""
+    if target == "lesson" and "about=network" in words:
+        return [*(word for word in words if not word.startswith("steps=")), "steps=20"]
     trains = target in ("train", "plan", "lr-find")
     if not trains or any(word.startswith("ckpt=") for word in words):
         return words
+    words = two_of(words) if "multirun=true" in words else words
     own = [word for word in words if not word.startswith("plot=")]
     config = compose(singles(own)[0])
-    words = [*words, *TINY]
+    words = [*words, *TINY, *(["steps=10"] if target == "lr-find" else [])]
     phases = config.finetune.phases
     words += [f"finetune.phases.{number}.epochs=1" for number in range(len(phases or ()))]
     words += [] if phases else ["training.epochs=1"]

@@ -20,6 +20,9 @@ def phases(*words: str) -> dict[str, str]:
 
 def test_a_run_says_each_fact_once(tmp_path, capsys):
     words = [*TINY, "training.epochs=2", "looking.seconds=0", "callbacks.budget=0.0"]
+    # only the looks between lack time, however busy the machine is
+    words += ["looking.first_seconds=1000", "looking.last_seconds=1000"]
+    words += ["callbacks.filter_visuals.steps=2", "callbacks.filter_visuals.full_units=2"]
     words += ["callbacks.occlusion_maps=null"]  # draws nothing before training, and says so
     assert main(["train", f"run_dir={tmp_path}/run", *words]) == 0
     lines = capsys.readouterr().out.splitlines()

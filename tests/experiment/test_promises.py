@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from convlens.cli.main import main
+from support.lively import heed_ctrl_c
 from support.tiny import RANDOM_ATTENTION, TINY, TINY_VIT, TWO_UNFREEZES
 
 # dropout, augmentation, batch norm, a schedule: whatever could draw numbers or carry state
@@ -106,7 +107,8 @@ def kill_in_epoch(home: Path, words: list[str], epoch: int) -> None:
 
 
 # long enough epochs to be killed amid; 120 steps of a tiny network, and looks that are soon done
-DEAR = ("scores", "mistakes", "class_means", "activation_grids", "occlusion_maps", "filter_visuals")
+DEAR = ("scores", "mistakes", "class_means", "activation_grids", "occlusion_maps", "filter_visuals",
+        "learning_curves", "reliability")  # fmt: skip
 LONG = [*LIVELY, "training.steps_per_epoch=120", *(f"callbacks.{name}=null" for name in DEAR)]
 # dropout of attention and of paths, which draw random numbers inside the blocks
 LONG_VIT = [
@@ -162,7 +164,7 @@ def test_resume_of_a_finished_run_changes_nothing(left_alone):
 def test_resume_of_a_run_that_stopped_early_stays_stopped(tmp_path):
     home = tmp_path / "run"
     words = [*LIVELY, "training.epochs=30", "training.early_stopping=2", "optimizer.lr=0.5"]
-    words += [f"callbacks.{name}=null" for name in DEAR]
+    words += ["callbacks=none"]
     assert main(["train", f"run_dir={home}", *words]) == 0
     rows = (home / "metrics.csv").read_text()
     before = weights(home)
@@ -182,8 +184,7 @@ def test_ctrl_c_says_how_to_resume(tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # a shell's background job ignores Ctrl-C, and so would what it starts
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_ctrl_c,
     )
     while not (home / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None

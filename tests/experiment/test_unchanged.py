@@ -27,7 +27,11 @@ CASES = {
         *DROPOUT, "model.batch_norm=true", "training.accumulate=4", "training.validations=2",
     ],
     "bf16": [*DROPOUT, "model.batch_norm=true", "precision=bf16"],
-    "two_unfreezes": TWO_UNFREEZES,
+    # phases of one epoch instead of two
+    "two_unfreezes": [
+        word.replace("epochs: 2,", "epochs: 1,").replace("warmup_epochs: 1}", "warmup_epochs: 0.5}")
+        for word in TWO_UNFREEZES
+    ],
     "mixing_policy_and_average": [
         *DROPOUT, "model.batch_norm=true", "training.ema=0.9", "training.validations=2",
         "data.augment.policy=rand_augment", "data.augment.erasing=0.3", "data.augment.mixup=0.4",

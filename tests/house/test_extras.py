@@ -23,7 +23,7 @@ from support.wheel import UV, create_environment, find_packages
 pytestmark = pytest.mark.slow
 EXTRAS = ("wandb", "mlflow", "trackio", "serve", "huggingface", "peft")
 MODULES = ("wandb", "mlflow", "trackio", "gradio", "datasets", "peft", "lxt", "transformers",
-           "sklearn.metrics")  # fmt: skip
+           "sklearn.metrics", "sklearn.cluster._spectral")  # fmt: skip
 PROOFS = r"(scikit-learn|lxt|transformers)\b"  # of the extra ``proofs``
 NO_BROWSER = "no browser is installed"
 
@@ -33,20 +33,44 @@ def find_tests(module: str) -> set[str]:
     found = set()
     for file in (ROOT / "tests").rglob("test_*.py"):
         text = file.read_text(encoding="utf-8")
-        if file == Path(__file__) or not is_asked_for(module, text):
+        if file == Path(__file__) or "importorskip(" not in text:
             continue
-        functions = [each for each in ast.parse(text).body if isinstance(each, ast.FunctionDef)]
-        names = [
-            each.name for each in functions
-            if is_asked_for(module, ast.get_source_segment(text, each))
-        ]  # fmt: skip
-        only_tests = names and all(name.startswith("test_") for name in names)
-        found |= {f"{file}::{name}" for name in names} if only_tests else {str(file)}
+        statements = ast.parse(text).body
+        asking = [each for each in statements if is_asked_for(module, text, each)]
+        names = {name for each in asking for name in find_names(each)}
+        if len(names) < len(asking):  # asked for while the file is imported
+            found.add(str(file))
+            continue
+        while (
+            more := {
+                name for each in statements if names & find_words(each) for name in find_names(each)
+            }
+            - names
+        ):  # fixtures and helpers, down to the tests that use them
+            names |= more
+        found |= {f"{file}::{name}" for name in names if name.startswith("test_")}
     return found
 
 
-def is_asked_for(module: str, text: str) -> bool:
-    return "importorskip(" in text and f'"{module}"' in text
+def is_asked_for(module: str, text: str, statement: ast.stmt) -> bool:
+    segment = ast.get_source_segment(text, statement)
+    return "importorskip(" in segment and f'"{module}"' in segment
+
+
+def find_names(statement: ast.stmt) -> list[str]:
+    """Return what a statement of a file defines: a function, a class or constants."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return [statement.name]
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return [each.id for each in targets if isinstance(each, ast.Name)]
+
+
+def find_words(statement: ast.stmt) -> set[str]:
+    """Return the names that a statement uses: of variables, of fixtures, and those in quotes."""
+    nodes = [*ast.walk(statement)]
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    used |= {node.value for node in nodes if isinstance(node, ast.Constant)}
+    return used | {node.arg for node in nodes if isinstance(node, ast.arg)}
 
 
 def list_requirements() -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 from support.places import ROOT
 
 FILES = sorted((ROOT / "tests").rglob("*.py"))
+MODULES = {file.stem for file in FILES if file.stem.startswith("test_")} | {"conftest"}
 
 
 def imported(file: Path) -> set[str]:
@@ -26,8 +27,7 @@ def imported(file: Path) -> set[str]:
 def is_test(name: str) -> bool:
     """Whether a dotted name leads to a test module, to a conftest or into ``tests/`` itself."""
     parts = name.split(".")
-    modules = {file.stem for file in FILES if file.stem.startswith("test_")} | {"conftest"}
-    return parts[0] in ("tests", "") or bool(modules & set(parts))
+    return parts[0] in ("tests", "") or bool(MODULES & set(parts))
 
 
 def test_no_test_imports_from_a_test():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import time
@@ -25,6 +26,7 @@ def _header(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
     return struct.pack(">IIBBBBB", width & 0xFFFFFFFF, height & 0xFFFFFFFF, depth, colour, 0, 0, 0)
 
 
+@functools.cache
 def _zeros(megabytes: int) -> bytes:
     packed, block = zlib.compressobj(9), bytes(1 << 20)
     return b"".join(packed.compress(block) for _ in range(megabytes)) + packed.flush()

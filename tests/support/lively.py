@@ -58,8 +58,14 @@ def start(words: list[str], cache: Path, **options) -> subprocess.Popen:
     """Start ``convlens …`` in its own process group; its output goes to pipes as text."""
     return subprocess.Popen(
         [*COMMAND, *words], env=environment(cache), text=True, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=heed_ctrl_c, **options,
     )  # fmt: skip
+
+
+def heed_ctrl_c() -> None:
+    """Undo what a shell's background job, and all that it starts, would else do: ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def kill_group(process: subprocess.Popen) -> None:

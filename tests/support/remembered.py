@@ -11,8 +11,10 @@ from collections.abc import Callable
 from copy import deepcopy
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,12 +23,23 @@ from convlens.config.folder import list_groups
 
 
 def remember_compositions() -> None:
-    """Merge the package's config files only once for the same choice of them, from now on.
+    """Parse the package's config files once, and merge the same choice of them once, from now on.
 
     Hydra still applies the values, and the caller resolves interpolations. A folder of user configs
     is still read each time.
     """
     compose.hydra_compose = remember(compose.hydra_compose)
+    read, files = ConfigRepository.load_config, {}
+
+    def load_config(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+        sources = tuple(source.full_path() for source in self.get_sources())
+        if any(source.startswith("file:") for source in sources):
+            return read(self, config_path)
+        if (sources, config_path) not in files:
+            files[sources, config_path] = read(self, config_path)
+        return deepcopy(files[sources, config_path])
+
+    ConfigRepository.load_config = load_config
 
 
 def remember(plain: Callable[..., DictConfig]) -> Callable[..., DictConfig]:

@@ -239,9 +239,12 @@ def pass_on_stop(child: subprocess.Popen) -> None:
         child.send_signal(signal.SIGTERM)
 
 
-def wait_for_parent() -> None:
-    """Wait until the process that started this one is gone."""
-    parent = os.getppid()
+def wait_for_parent(parent: int) -> None:
+    """Wait until the process that started this one is gone.
+
+    Args:
+        parent: its id, taken from ``os.getppid()`` while it is known to live.
+    """
     if not WINDOWS:
         while os.getppid() == parent:
             time.sleep(_WAIT)

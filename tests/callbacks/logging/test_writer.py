@@ -23,7 +23,11 @@ from support.looks import FakeClock, Small, probes, train_small
 from support.tiny import ALL, TINY
 
 PICTURE = np.zeros((16, 16, 3), np.uint8)
-WHOLE = "looking={seconds: 1000, first_seconds: 1000, last_seconds: 1000}"
+# everything is drawn; how long the filters are is not tested here
+WHOLE = [
+    "looking={seconds: 1000, first_seconds: 1000, last_seconds: 1000}",
+    "callbacks.filter_visuals.steps=2", "callbacks.filter_visuals.full_units=2",
+]  # fmt: skip
 
 
 def set_aside(monkeypatch, aside: bool | None) -> list[Writer]:
@@ -66,7 +70,7 @@ def test_files_and_events_are_the_same_bytes_in_the_same_order(tmp_path, monkeyp
     for aside, home in homes.items():
         with monkeypatch.context() as patch:
             opened = set_aside(patch, aside)
-            assert main(["train", f"run_dir={home}", *TINY, WHOLE, *words]) == 0
+            assert main(["train", f"run_dir={home}", *TINY, *WHOLE, *words]) == 0
         assert [each.threaded for each in opened] == [aside] * len(opened) and len(opened) > 3
     assert not differences(homes[False], homes[True])  # weights, metrics, explanations
     plain, threaded = (read_events(home) for home in homes.values())

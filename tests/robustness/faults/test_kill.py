@@ -1,4 +1,7 @@
-"""``kill -9`` anywhere, and resume: twenty random moments, and those that these seldom hit."""
+"""``kill -9`` anywhere, and resume: six random moments, and those that these seldom hit.
+
+``make kill`` draws twenty, or any number.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from convlens.cli.main import main
 from support.kill import Reference, command, kill_and_resume, left_alone, moments
 from support.lively import WORDS, differences, files, kill_group, logged, start, wait_for
 
-MOMENTS, SEED = 20, 0
+MOMENTS, SEED = 6, 0
 QUICK = [word for word in WORDS if not word.startswith("finetune.phases")]
 QUICK += ["finetune.phases=[{epochs: 1, train: [head], lr: 0.01, augment: false},"
           "{epochs: 1, train: [head, last, base], lr: 0.003}]"]  # fmt: skip

@@ -96,18 +96,29 @@ class Signal(L.Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+FEW = [
+    *TINY, "callbacks=none", "training.epochs=3", "training.eval_batch_size=2",
+    "model.batch_norm=true", "model.dropout=0.2", "optimizer=adam",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["", "training.accumulate=4", "training.validations=3"])
+def few_left_alone(request, tmp_path_factory) -> tuple[list[str], Path]:
+    """Train without interruption; return the words and the run folder."""
+    words, home = [*FEW, *filter(None, [request.param])], tmp_path_factory.mktemp("few") / "run"
+    assert main(["train", f"run_dir={home}", *words]) == 0
+    return words, home
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["training.accumulate=4"], ["training.validations=3"]])
 @pytest.mark.parametrize(
     "hook",
     ["on_train_start", "on_train_batch_start", "on_validation_start", "on_validation_batch_end",
      "on_validation_epoch_end", "on_train_epoch_end", "on_train_end", "on_test_batch_start"],
 )  # fmt: skip
-def test_sigterm_at_any_hook(tmp_path, data, capsys, monkeypatch, hook, more):
+def test_sigterm_at_any_hook(few_left_alone, tmp_path, capsys, monkeypatch, hook):
     """Also amid an accumulation, amid a validation in the epoch or at its end, and behind it."""
-    few = [*TINY, "callbacks=none", "training.epochs=3", "training.eval_batch_size=2", *more]
-    few += ["model.batch_norm=true", "model.dropout=0.2", "optimizer=adam"]
-    assert main(["train", f"run_dir={tmp_path / 'alone'}", *few]) == 0
+    few, alone = few_left_alone
     capsys.readouterr()
     epoch = {"on_train_start": 0, "on_train_end": 3, "on_test_batch_start": 3}.get(hook, 1)
     plain = runs.build_trainer
@@ -126,7 +137,7 @@ def test_sigterm_at_any_hook(tmp_path, data, capsys, monkeypatch, hook, more):
     (line,) = [line for line in err.splitlines() if line.startswith("convlens: ")]
     assert "stopped by SIGTERM" in line and f"convlens resume run={home}" in line
     assert main(["resume", f"run={home}"]) == 0
-    assert not differences(tmp_path / "alone", home)
+    assert not differences(alone, home)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytorch_lightning as L
 import torch
@@ -44,7 +45,7 @@ class Companions(L.Callback):
             _retire_observer()
             watch = self._watch_children
         elif os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ:
-            watch = _follow_parent
+            watch = partial(_follow_parent, os.getppid())
         else:
             return  # torchrun and srun watch their own processes
         threading.Thread(target=watch, daemon=True, name="companions").start()
@@ -93,9 +94,9 @@ def _describe_end(child: subprocess.Popen) -> str:
     return f"ended with status {child.returncode}"
 
 
-def _follow_parent() -> None:
+def _follow_parent(parent: int) -> None:
     """End this process when the one that started it is gone."""
-    wait_for_parent()
+    wait_for_parent(parent)
     time.sleep(GRACE / 4)  # it usually notices by itself, in a collective operation
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""The configs of callbacks that show what a network has learned: shortcuts, changes of layers."""
+"""The configs of callbacks that show what a network has learned: shortcuts, slices, layers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ class ShortcutsConfig(BatchedConfig):
     )
     chance: Annotated[float, FRACTION] = key(
         "largest probability that such a fall is chance, divided among the places that are tested"
+    )
+
+
+class SlicesConfig(BatchedConfig):
+    """Images of a class with alike features, most of which are mistaken."""
+
+    pictures: Annotated[int, whole(1)] = key("validation images to group, evenly spread")
+    fall: Annotated[float, FRACTION] = key(
+        "how much lower a group's accuracy must be than that of the rest of its class"
+    )
+    chance: Annotated[float, FRACTION] = key(
+        "largest probability that so low an accuracy is chance, divided among the groups"
     )
 
 

@@ -36,7 +36,7 @@ from convlens.config.schema.look import (
     EvidenceMapsConfig,
     LookConfig,
 )
-from convlens.config.schema.look_learned import LayerChangesConfig, ShortcutsConfig
+from convlens.config.schema.look_learned import LayerChangesConfig, ShortcutsConfig, SlicesConfig
 from convlens.core.errors import UserError, nearest
 
 
@@ -291,8 +291,8 @@ LOOKS: dict[str, type[LookConfig]] = {
         GradCamConfig, LeGradConfig, ScoresConfig, MistakesConfig, ConfusionMatrixConfig,
         DataDiaryConfig, ClassMeansConfig, ActivationGridsConfig, AttentionMapsConfig,
         AttentionScoresConfig, LayerChangesConfig, OcclusionMapsConfig, ShortcutsConfig,
-        FilterVisualsConfig, AugmentationPreviewConfig, LearningCurvesConfig, ReliabilityConfig,
-        AttributionConfig,
+        SlicesConfig, FilterVisualsConfig, AugmentationPreviewConfig, LearningCurvesConfig,
+        ReliabilityConfig, AttributionConfig,
     )
 }  # fmt: skip
 

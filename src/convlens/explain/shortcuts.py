@@ -107,6 +107,21 @@ def describe_cluster(cluster: Cluster, tested: Covering | None) -> list[str]:
     return lines
 
 
+def locate_place(place: Tensor) -> str:
+    """Return where the middle of a place, (h, w) bool, is, in words.
+
+    >>> locate_place(torch.tensor([[True, False], [False, False]]))
+    'top left'
+    """
+    down, across = (
+        ((rows.double() + 0.5).mean() / count).item()
+        for rows, count in zip(place.nonzero().unbind(1), place.shape, strict=True)
+    )
+    vertical = "top" if down < 1 / 3 else "bottom" if down > 2 / 3 else ""
+    sideways = "left" if across < 1 / 3 else "right" if across > 2 / 3 else ""
+    return f"{vertical} {sideways}".strip() or "middle"
+
+
 def widen(place: Tensor) -> Tensor:
     """Return a place, (h, w) bool, with all cells beside it, also diagonally."""
     return max_pool2d(place[None].float(), 3, stride=1, padding=1)[0] > 0

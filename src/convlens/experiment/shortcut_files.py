@@ -95,7 +95,7 @@ def describe_result(result: Result) -> Iterator[str]:
             f"{tested.chance:.2g})"
         )
     if not result.shortcuts:
-        yield f"no shortcut found in {count} images, {len(result.tested)} places covered"
+        yield f"no shortcut found in {count} images (places covered: {len(result.tested)})"
     for number in result.low:
         found = result.slices[number]
         taken = ""

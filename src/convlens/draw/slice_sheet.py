@@ -16,8 +16,8 @@ from convlens.draw.text import SMALL, shorten_path, wrap
 
 _EDGE = 128  # longest side of an image, pixels
 _READING = (
-    "Images of a class with alike features (what the last dense layer reads), of which fewer are "
-    "right than of the rest of the class. Below each image: its prediction and its file."
+    "Images of a class with alike features, right far less often than the rest of it. Below each "
+    "image: its prediction and its file."
 )
 
 

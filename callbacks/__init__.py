@@ -27,6 +27,7 @@ from convlens.callbacks.occlusion_maps import OcclusionMaps
 from convlens.callbacks.reliability import Reliability
 from convlens.callbacks.scores import Scores
 from convlens.callbacks.shortcuts import Shortcuts
+from convlens.callbacks.slices import Slices
 
 __all__ = [
     "ActivationGrids",
@@ -57,4 +58,5 @@ __all__ = [
     "Reliability",
     "Scores",
     "Shortcuts",
+    "Slices",
 ]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from convlens.draw.cluster_sheet import ClusterRow, cluster_sheet
 from convlens.explain.covering import MIRRORS, Covering, judge_place
-from convlens.explain.shortcuts import Cluster, find_clusters, find_shortcuts
+from convlens.explain.shortcuts import Cluster, describe_cluster, find_clusters, find_shortcuts
 
 _SHOWN = 4  # images of a cluster in the sheet
 _ROWS = 8  # clusters in the sheet
@@ -127,22 +127,13 @@ class Shortcuts(ExplanationCallback):
         self, look: Look, evidence: Evidence, images: Tensor, cluster: Cluster,
         result: Covering | None, is_shortcut: bool,
     ) -> ClusterRow:  # fmt: skip
-        count = len(cluster.rows)
-        lines = [f"{count} images, accuracy {cluster.accuracy:.2f}",
-                 f"{cluster.border:.0%} of the evidence along the border"]  # fmt: skip
-        if result is not None:
-            lines.append(
-                f"covered {result.covered:.2f}, covered elsewhere {result.elsewhere:.2f}"
-                f" (chance {result.chance:.2g})"
-            )
-        elif cluster.place is None:
-            lines.append("the evidence is not in one place at the edge")
         assert look.photographs and look.sources and look.sample_rows
         shown = cluster.rows[:_SHOWN].tolist()
         sample = look.sample_rows(self.count)
         rows = [sample[row] for row in shown]
         return ClusterRow(
-            look.class_names[cluster.label], lines, cluster.mean.numpy(),
+            look.class_names[cluster.label], describe_cluster(cluster, result),
+            cluster.mean.numpy(),
             look.photographs(rows, images[shown]), [evidence.true[row].numpy() for row in shown],
             look.sources(rows), is_shortcut,
         )  # fmt: skip

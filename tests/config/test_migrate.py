@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from convlens.cli.main import main
-from convlens.config.checks import restore_config
+from convlens.config.checks import GROUPS, restore_config
 from convlens.config.compose import compose
 from convlens.config.migrate import FORMAT, dump_config, migrate_config
 from convlens.core.errors import UserError
@@ -106,6 +106,17 @@ def test_activation_grids_of_an_earlier_run_keep_all_channels_in_their_order():
     grids = config.callbacks.looks["activation_grids"].arguments
     wanted = {"rule": "shared", "limit": 16, "order": "index", "channels": None}
     assert wanted.items() <= grids.items()
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_only_a_group_that_may_be_null_comes_back_null(group):
+    """``diary=null`` runs are tested and resumed like others."""
+    plain = dump_config(compose([]))
+    if group == "diary":
+        assert restore_config({**plain, group: None}, "it") == compose(["diary=null"])
+    else:
+        with pytest.raises(UserError, match=f"it: {group}=None: expected a table"):
+            restore_config({**plain, group: None}, "it")
 
 
 def test_todays_config_is_not_touched():

@@ -58,7 +58,7 @@ def looked(home: Path, *others: str) -> None:
     assert not summary["failures"]
     assert set(summary["explaining"]) == {
         "GradCam", "Scores", "Mistakes", "ConfusionMatrix", "DataDiary", "ClassMeans",
-        "LayerChanges", "FeatureSpace", "Shortcuts", "ActivationGrids", "OcclusionMaps",
+        "LayerChanges", "FeatureSpace", "Shortcuts", "Slices", "ActivationGrids", "OcclusionMaps",
         "FilterVisuals", "AugmentationPreview", "LearningCurves", "Reliability",
         "Attribution (integrated_gradients)", *others,
     }  # fmt: skip

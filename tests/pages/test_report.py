@@ -312,6 +312,16 @@ def test_calibration_has_a_section_with_what_validation_supports(tmp_path):
     assert list(frames(page, "predictions/reliability")) == [3]
 
 
+def test_slices_have_a_section_only_if_some_were_found(tmp_path, page):
+    home = made_run(tmp_path / "run", looks=False)
+    for epoch in (2, 3):
+        write(home, epoch, "predictions/slices", _picture(epoch))
+    found = Page(report(home).read_text(encoding="utf-8"))
+    assert f"convlens shortcuts run={home}" in section(found, "slices")
+    assert list(frames(found, "predictions/slices")) == [3]
+    assert found.all("a", href="#slices") and not page.all("a", href="#slices")
+
+
 def test_every_probe_is_there_at_every_epoch_it_was_looked_at(page):
     assert [probe["name"] for probe in viewed(page)["runs"][0]["probes"]] == list(PROBES)
     assert looked_at(page, "grad_cam") == [0, 1, 2, 3, 4]

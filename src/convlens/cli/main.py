@@ -33,6 +33,7 @@ COMMANDS = {
     "serve": "open a local page on which to drop images: ckpt=FILE",
     "report": "write a whole run to one self-contained page: run=RUN_DIR",
     "review": "go through the suspected labels of a run in the browser: run=RUN_DIR",
+    "shortcuts": "search all images for shortcuts and for groups that are mistaken: ckpt=FILE",
     "compare": 'show runs="A B …" side by side on one page',
     "runs": "list all runs in one table: sort=test/accuracy, dir=outputs",
     "models": "list networks with their weights and what is explained of them: search=vit",

@@ -23,6 +23,10 @@ _LARGEST = 2**64  # largest whole number in a file; much larger ones fit into no
 GROUPS = tuple(name for name in Config.model_fields if name not in (
     "seed", "precision", "run_dir", "cache_features", "scores", "metrics", "overwrite", "experiment"
 ))  # fmt: skip
+# those that may be null
+_OPTIONAL = tuple(
+    name for name in GROUPS if type(None) in get_args(Config.model_fields[name].annotation)
+)
 # by the type of the default: the types that a value may have, and their description
 KINDS = {
     bool: (bool, "true or false"),
@@ -121,7 +125,8 @@ def restore_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> 
     """
     check_shape(plain, where)
     for group in GROUPS:
-        if not isinstance(plain.get(group, {}), dict):
+        kinds = (dict, type(None)) if group in _OPTIONAL else dict
+        if not isinstance(plain.get(group, {}), kinds):
             raise UserError(f"{where}: {group}={_shorten(plain[group])}: expected {TABLE.expected}")
     if words is not None:
         check_repeated(plain, list(words), where)

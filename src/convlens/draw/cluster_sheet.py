@@ -50,19 +50,30 @@ class ClusterRow:
 
 
 def _draw_row(row: ClusterRow) -> np.ndarray:
-    bands = [text_band(_TEXT, row.name, bold=True, ink=INK)]
-    if row.is_shortcut:
-        bands.append(
-            text_band(_TEXT, "shortcut", bold=True, ink=WHITE, background=RED, centre=True)
-        )
-    bands += [text_band(_TEXT, *wrap(line, _TEXT, SMALL, most=4), ink=INK) for line in row.lines]
     heat = colourise(make_legible(row.mean, _EDGE, _EDGE), HEAT, 0, float(row.mean.max()))
-    columns = [vstack(bands, gap=2), vstack([heat, text_band(heat.shape[1], "mean map")], gap=2)]
+    columns = [
+        text_column(row.name, row.lines, "shortcut" if row.is_shortcut else ""),
+        vstack([heat, text_band(heat.shape[1], "mean map")], gap=2),
+    ]
     for image, values, source in zip(row.images, row.maps, row.sources, strict=True):
         picture = fit_photograph(image, _EDGE)
         drawn = overlay_map(picture, values, image.frame, high=float(np.nanmax(values)))
         name = text_band(drawn.shape[1], shorten_path(source, drawn.shape[1], "/"))
         columns.append(vstack([drawn, name], gap=2))
+    return join_columns(columns)
+
+
+def text_column(name: str, lines: Sequence[str], mark: str) -> np.ndarray:
+    """Draw the name of a row's class, a mark in red unless it is empty, and wrapped lines."""
+    bands = [text_band(_TEXT, name, bold=True, ink=INK)]
+    if mark:
+        bands.append(text_band(_TEXT, mark, bold=True, ink=WHITE, background=RED, centre=True))
+    bands += [text_band(_TEXT, *wrap(line, _TEXT, SMALL, most=4), ink=INK) for line in lines]
+    return vstack(bands, gap=2)
+
+
+def join_columns(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Draw columns side by side, aligned at the top."""
     height = max(len(column) for column in columns)
     return hstack([_pad_below(column, height) for column in columns])
 

@@ -81,7 +81,7 @@ def feature_space(
         (CLASSES[k], class_names[k]) for k in sorted(set(labels.tolist())) if k >= 0 and coloured
     ]
     if wrong.any():
-        entries.append((RED, f"corner or ring: wrong ({int(wrong.sum())} of {count})"))
+        entries.append((RED, f"red corner or outline: wrong ({int(wrong.sum())} of {count})"))
     parts = [_draw_legend(entries)] if entries else []
     along, up = (f"{share:.0%} of the variance" for share in shares)
     axes = f"→ {along} · ↑ {up}" if np.isfinite(shares).all() else "all images are at one place"

@@ -17,8 +17,11 @@ from convlens.data.pixels.contents import FileDigests
 from convlens.data.sources.corrections import COPY
 from convlens.data.sources.source import Index
 from convlens.data.split_record import USED, SplitRecord
+from convlens.data.unchanged import PLACES
 from convlens.experiment.inputs import find_run_folder, is_exported
 from convlens.models.weights_file import load_data
+from convlens.rundir.paths import holds_run
+from convlens.rundir.read import read_config
 
 log = logging.getLogger("convlens")
 
@@ -60,6 +63,21 @@ def use_own_corrections(config: Config, checkpoint: Path | None) -> Config:
     if home is None or not config.data.corrections or not (home / COPY).is_file():
         return config
     return replace_values(config, {"data.corrections": str(home / COPY)})
+
+
+def use_own_places(config: Config, checkpoint: Path) -> Config:
+    """Return the config with the data's paths of the run folder, which may have changed since.
+
+    Args:
+        config: the config in the checkpoint.
+        checkpoint: the checkpoint.
+    """
+    config, home = use_own_corrections(config, checkpoint), find_run_folder(checkpoint)
+    if home is None or not holds_run(home):
+        return config
+    places = read_config(home).data_keys(config.data.name)
+    known = {place for place in PLACES if place.removeprefix("data.") in config.data.key_names}
+    return replace_values(config, {key: places[key] for key in places if key in known})
 
 
 def read_used_digests(config: Config, start: Path | None) -> np.ndarray:

@@ -13,7 +13,7 @@ import pytorch_lightning as L
 
 from convlens.callbacks import ConfusionMatrix, Looks, Mistakes, Reliability
 from convlens.callbacks.predictions import PredictionBook, Predictions
-from convlens.config.checks import replace_values, restore_config
+from convlens.config.checks import restore_config
 from convlens.config.compose import apply_overrides
 from convlens.config.migrate import dump_config
 from convlens.config.schema import Config
@@ -26,17 +26,16 @@ from convlens.data.datamodule import PictureData
 from convlens.data.index.several import SEPARATOR
 from convlens.data.index.tables import format_csv_line
 from convlens.data.probes import choose_probes
-from convlens.data.unchanged import PLACES
 from convlens.experiment.assemble import check_labels
-from convlens.experiment.data import use_own_corrections
+from convlens.experiment.data import use_own_places
 from convlens.experiment.devices import adapt_devices, lightning
 from convlens.experiment.inputs import find_run_folder
 from convlens.experiment.networks import restore_module
 from convlens.experiment.predict import TABLE, write_table
 from convlens.experiment.summary import describe_test, seconds_by_name
 from convlens.experiment.unseen import UnseenImages, select_test_images
-from convlens.rundir.paths import OUTPUTS, holds_run, make_fresh_folder
-from convlens.rundir.read import read_config, select_stage
+from convlens.rundir.paths import OUTPUTS, make_fresh_folder
+from convlens.rundir.read import select_stage
 from convlens.rundir.write import write_evaluation, write_results
 from convlens.training import ClassifierModule
 from convlens.training.details import Details
@@ -89,7 +88,7 @@ def evaluate(
     """
     content = read_checkpoint(file)
     parts, epoch = content["hyper_parameters"], content["epoch"] + 1
-    stored = _update_places(restore_config(parts["config"], str(file), words), file)
+    stored = use_own_places(restore_config(parts["config"], str(file), words), file)
     parts["config"] = dump_config(stored)
     config = apply_overrides(stored, words)
     check_labels(config)
@@ -143,16 +142,6 @@ def _build_trainer(config: Config, looks: Looks) -> L.Trainer:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-
-
-def _update_places(config: Config, checkpoint: Path) -> Config:
-    """Take the data's paths from the run folder: they may have changed since the checkpoint."""
-    config, home = use_own_corrections(config, checkpoint), find_run_folder(checkpoint)
-    if home is None or not holds_run(home):
-        return config
-    places = read_config(home).data_keys(config.data.name)
-    known = {place for place in PLACES if place.removeprefix("data.") in config.data.key_names}
-    return replace_values(config, {key: places[key] for key in places if key in known})
 
 
 def _choose_folder(checkpoint: Path, name: str, is_own_split: bool) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LARGEST = 1000  # points that are clustered; others join their clusters
 CELLS = 8  # rows and columns to which larger maps are averaged
 _ALIKE = 0.5  # squared Hellinger distance (0..2) up to which maps are not told apart
 _SHARPNESS = 2.0  # of affinities: maps at the median distance have e^-2
@@ -52,20 +53,57 @@ def cluster_maps(cells: Tensor, *, most: int = 3, fewest: int = 4) -> list[Tenso
     rows = (cells.sum((1, 2)) > 0).nonzero()[:, 0]
     if len(rows) < 2 * fewest:
         return [rows] if len(rows) >= fewest else []
-    labels = torch.from_numpy(_cluster(cells[rows].flatten(1).sqrt().cpu().numpy(), most))
+    points = cells[rows].flatten(1).sqrt().cpu().numpy()
+    labels = torch.from_numpy(group_points(points, most=most, alike=_ALIKE))
+    return list_clusters(rows, labels, fewest)
+
+
+def list_clusters(rows: Tensor, labels: Tensor, fewest: int) -> list[Tensor]:
+    """Return the rows, (N,), of each label that has at least ``fewest``, the largest first."""
     clusters = [rows[labels == number] for number in range(int(labels.max()) + 1)]
     return sorted((each for each in clusters if len(each) >= fewest), key=len, reverse=True)
 
 
-def _cluster(points: np.ndarray, most: int) -> np.ndarray:
-    """Return the cluster of each point, (N,), by spectral clustering of their affinities."""
-    squares = ((points[:, None] - points) ** 2).sum(axis=2)
-    scale = max(np.median(squares[np.triu_indices(len(points), 1)]), _ALIKE)
+def group_points(
+    points: np.ndarray, *, most: int, least: int = 1, alike: float = 0.0
+) -> np.ndarray:
+    """Return the cluster of each point, (N,) int64, by spectral clustering of their affinities.
+
+    Time and memory of that grow with the square of N and more. So of more than ``LARGEST`` points,
+    only so many, evenly chosen, are clustered; each of the others joins the cluster with the
+    highest mean affinity to it.
+
+    Args:
+        points: (N, D) float64, at least two.
+        most: maximum number of clusters.
+        least: minimum number of clusters.
+        alike: squared distance up to which points are not told apart.
+    """
+    chosen = np.linspace(0, len(points) - 1, min(len(points), LARGEST)).round().astype(int)
+    squares = _compute_squares(points[chosen], points[chosen])
+    scale = max(np.median(squares[np.triu_indices(len(chosen), 1)]), alike) or 1.0
     graph = np.exp(-_SHARPNESS * squares / scale)
     degrees = 1 / np.sqrt(graph.sum(axis=1))
-    values, vectors = np.linalg.eigh(np.eye(len(points)) - graph * degrees[:, None] * degrees)
-    count = int(np.argmax(np.diff(values[: most + 1]))) + 1
-    return assign_labels(vectors[:, :count] * degrees[:, None])
+    values, vectors = np.linalg.eigh(np.eye(len(chosen)) - graph * degrees[:, None] * degrees)
+    gaps = np.diff(values[: most + 1])[least - 1 :]
+    count = int(np.argmax(gaps)) + least
+    own = assign_labels(vectors[:, :count] * degrees[:, None])
+    if len(chosen) == len(points):
+        return own
+    labels = np.empty(len(points), np.int64)
+    members = (own[:, None] == np.arange(count)) / np.maximum(1, np.bincount(own, minlength=count))
+    for start in range(0, len(points), LARGEST):
+        part = slice(start, start + LARGEST)
+        affinity = np.exp(-_SHARPNESS * _compute_squares(points[part], points[chosen]) / scale)
+        labels[part] = (affinity @ members).argmax(axis=1)
+    labels[chosen] = own
+    return labels
+
+
+def _compute_squares(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the squared distances between points (N, D) and (M, D): (N, M)."""
+    lengths = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)
+    return np.maximum(lengths - 2 * one @ other.T, 0)
 
 
 def assign_labels(vectors: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ Legend: N images (C, H, W); (h, w) cells.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import comb
 
@@ -90,16 +91,24 @@ def judge_place(
     Returns:
         None if every mirror image of the place overlaps it, as of a place in the middle.
     """
+    return judge_parts(model, [(images, labels)], place, colour, batch=batch)
+
+
+def judge_parts(
+    model: nn.Module, parts: Iterable[tuple[Tensor, Tensor]], place: Tensor, colour: Tensor, *,
+    batch: int | None = None,
+) -> Covering | None:  # fmt: skip
+    """Do what ``judge_place`` does for images and labels that come part by part."""
     mirrors = list_mirrors(place)
     if not mirrors:
         return None
-
-    def judge(shown: Tensor) -> Tensor:
-        logits = compute_logits(model, shown, batch=batch)
-        return probabilities(logits).argmax(1).cpu() == labels.cpu()
-
-    whole, covered = judge(images), judge(cover(images, place, colour))
-    others = [judge(cover(images, mirror, colour)) for mirror in mirrors]
+    found = []
+    for images, labels in parts:
+        shown = [images, *(cover(images, each, colour) for each in (place, *mirrors))]
+        logits = (compute_logits(model, each, batch=batch) for each in shown)
+        right = [probabilities(each).argmax(1).cpu() == labels.cpu() for each in logits]
+        found.append(torch.stack(right))
+    whole, covered, *others = torch.cat(found, dim=1)
     elsewhere = min(others, key=lambda right: int(right.sum()))
     only, reverse = int((elsewhere & ~covered).sum()), int((~elsewhere & covered).sum())
     return Covering(

@@ -59,7 +59,18 @@ def find_clusters(
         area: maximum area of one place, as a fraction of the image: the fewest cells that hold half
             of the evidence, at least two thirds of which are at the edge.
     """
-    cells, borders = average_cells(maps), border_energy(maps, _BORDER)
+    return group_images(*summarise_maps(maps), labels, predictions, area=area)
+
+
+def summarise_maps(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return all that is used of maps, (N, h, w): their cells, (N, h', w'), and border energy."""
+    return average_cells(maps), border_energy(maps, _BORDER)
+
+
+def group_images(
+    cells: Tensor, borders: Tensor, labels: Tensor, predictions: Tensor, *, area: float
+) -> list[Cluster]:
+    """Do what ``find_clusters`` does, from what ``summarise_maps`` returned."""
     right = (predictions == labels).double()
     found = []
     for label in labels[labels >= 0].unique().tolist():
@@ -75,6 +86,40 @@ def find_clusters(
             accuracy, border = float(right[rows].mean()), float(borders[rows].nanmean())
             found.append(Cluster(label, rows, mean, place, accuracy, border))
     return found
+
+
+def describe_cluster(cluster: Cluster, tested: Covering | None) -> list[str]:
+    """Return what was found of a cluster, line by line.
+
+    Args:
+        cluster: the cluster.
+        tested: what covering its place does; None if it was not covered.
+    """
+    lines = [f"{len(cluster.rows)} images, accuracy {cluster.accuracy:.2f}",
+             f"{cluster.border:.0%} of the evidence along the border"]  # fmt: skip
+    if tested is not None:
+        lines.append(
+            f"covered {tested.covered:.2f}, covered elsewhere {tested.elsewhere:.2f}"
+            f" (chance {tested.chance:.2g})"
+        )
+    elif cluster.place is None:
+        lines.append("the evidence is not in one place at the edge")
+    return lines
+
+
+def locate_place(place: Tensor) -> str:
+    """Return where the middle of a place, (h, w) bool, is, in words.
+
+    >>> locate_place(torch.tensor([[True, False], [False, False]]))
+    'top left'
+    """
+    down, across = (
+        ((rows.double() + 0.5).mean() / count).item()
+        for rows, count in zip(place.nonzero().unbind(1), place.shape, strict=True)
+    )
+    vertical = "top" if down < 1 / 3 else "bottom" if down > 2 / 3 else ""
+    sideways = "left" if across < 1 / 3 else "right" if across > 2 / 3 else ""
+    return f"{vertical} {sideways}".strip() or "middle"
 
 
 def widen(place: Tensor) -> Tensor:

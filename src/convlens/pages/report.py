@@ -43,6 +43,7 @@ SECTIONS = {
     "confusion": ("predictions/confusion_matrix",),
     "reliability": ("predictions/reliability",),
     "mistakes": ("predictions/mistakes",),
+    "slices": ("predictions/slices",),
     "answers": ("predictions/breakdown", "predictions/random"),
     "diary": (
         "training/mislabelled",
@@ -82,6 +83,7 @@ MEANINGS = {
     "same_place": "fraction of a class's images whose peak is in the same place near the border",
     "shortcut": "how much further accuracy falls if the class's place at the edge is covered than "
     "if its mirror image is",
+    "low_slices": "fraction of the grouped validation images that are in slices of low accuracy",
     "drift": "correlation of each map with the previous map; 1 means no change",
     "confident_mistakes": "fraction of the validation images that are confidently misclassified",
     "head_entropy": "0: a head looks at one token, 1: at all alike; means over heads and probes",
@@ -157,6 +159,7 @@ def _render_page(run: StoredRun, viewer: Viewer | None, selection: Selection, li
     return render(
         "report.html",
         resume=command_line("resume", run=run.home),
+        find_slices=command_line("shortcuts", run=run.home),
         name=run.config.experiment,
         home=run.home.resolve(),
         began=run.first_started.strftime("%Y-%m-%d %H:%M"),

@@ -36,8 +36,8 @@ DISPENSABLE = (
     "training/augmentation", "predictions/random", "predictions/breakdown", "layers/norms",
     ATTENTION, "layers/depth", *FILMS, "layers/changes",
     "training/learned_last", "training/forgotten", "training/hardest", "training/map",
-    "predictions/reliability", "grad_cam_means", "grad_cam_clusters", "predictions/mistakes",
-    "predictions", "",
+    "predictions/reliability", "grad_cam_means", "grad_cam_clusters", "predictions/slices",
+    "predictions/mistakes", "predictions", "",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The configs of callbacks that show what a network has learned: shortcuts, changes."""
+"""The configs of callbacks that show what a network has learned."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ class FeatureSpaceConfig(BatchedConfig):
     """Where the network's last layer sees validation images, in two dimensions."""
 
     pictures: Annotated[int, whole(3)] = key("validation images to show, evenly spread")
+
+
+class SlicesConfig(BatchedConfig):
+    """Images of a class with alike features, most of which are mistaken."""
+
+    pictures: Annotated[int, whole(1)] = key("validation images to group, evenly spread")
+    fall: Annotated[float, FRACTION] = key(
+        "how much lower a group's accuracy must be than that of the rest of its class"
+    )
+    chance: Annotated[float, FRACTION] = key(
+        "largest probability that so low an accuracy is chance, divided among the groups"
+    )
 
 
 class LayerChangesConfig(EachEpochConfig):

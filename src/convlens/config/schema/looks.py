@@ -40,6 +40,7 @@ from convlens.config.schema.look_learned import (
     FeatureSpaceConfig,
     LayerChangesConfig,
     ShortcutsConfig,
+    SlicesConfig,
 )
 from convlens.core.errors import UserError, nearest
 
@@ -295,7 +296,8 @@ LOOKS: dict[str, type[LookConfig]] = {
         GradCamConfig, LeGradConfig, ScoresConfig, MistakesConfig, ConfusionMatrixConfig,
         DataDiaryConfig, ClassMeansConfig, ActivationGridsConfig, AttentionMapsConfig,
         AttentionScoresConfig, LayerChangesConfig, FeatureSpaceConfig, OcclusionMapsConfig,
-        ShortcutsConfig, FilterVisualsConfig, AugmentationPreviewConfig, LearningCurvesConfig,
+        ShortcutsConfig, SlicesConfig, FilterVisualsConfig, AugmentationPreviewConfig,
+        LearningCurvesConfig,
         ReliabilityConfig, AttributionConfig,
     )
 }  # fmt: skip

@@ -20,6 +20,7 @@ PATIENCE = 600  # seconds for one run
 LIMITLESS = [
     "callbacks.budget=1e6", "looking={seconds: 1e6, first_seconds: 1e6, last_seconds: 1e6}",
     "probes.count=3", "callbacks.scores.pictures=16", "callbacks.class_means.pictures=16",
+    # younger than the numbers
     "callbacks.layer_changes=null", "callbacks.feature_space=null", "callbacks.slices=null",
 ]  # fmt: skip
 """No look is left out for want of time, and each is small."""

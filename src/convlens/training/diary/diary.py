@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convlens.core.stopwatch import count_seconds
 from convlens.data.index.tables import format_csv_line
-from convlens.training.diary.presentations import OpenEpoch, Presentations, join
+from convlens.training.diary.presentations import OpenEpoch, Presentations, gather_parts, join
 from convlens.training.diary.record import Record
 from convlens.training.diary.suspects import Suspects, check_labels, check_presence, find_suspects
 
@@ -86,11 +86,7 @@ class Diary:
         return self._closed
 
     def _gather(self) -> Presentations | None:
-        parts = [self._open.read()]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            mine = parts[0]
-            parts = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, mine)
+        parts = gather_parts(self._open.read())
         self._open = OpenEpoch()
         kept = [part for part in parts if part is not None]
         return join(kept) if kept else None

@@ -14,8 +14,8 @@ FOLDERS = ("tensorboard", "trackers", "explanations", "checkpoints", "probes", "
 FILES = (
     "config.yaml", "metrics.csv", "summary.json", "train.log", "split.csv", "pictures.csv",
     "data.json", "report.html", "diary.csv", "planted.csv", "planted_shortcuts.csv",
-    "corrected.csv", "review.html", "suspects.csv", "review_validation.html", "review_test.html",
-    "review_all.html",
+    "conflicts.csv", "corrected.csv", "suspects.csv", "review.html", "review_validation.html",
+    "review_test.html", "review_all.html",
 )  # fmt: skip
 
 

@@ -73,8 +73,8 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
         compared = images
         if files.present is not None:  # images that look the same may well differ in classes
             compared = {s: replace(p, labels=np.zeros_like(p.labels)) for s, p in images.items()}
-        lines += lookalikes.describe_lookalikes(signatures, compared, files.class_names)
-        return Dataset(images, files.class_names, notes + lines, skipped)
+        more, conflicts = lookalikes.check_lookalikes(signatures, compared, files.class_names)
+        return Dataset(images, files.class_names, notes + lines + more, skipped, conflicts)
 
     counts = {
         split: np.bincount(files.labels[files.splits == split], minlength=len(files.class_names))

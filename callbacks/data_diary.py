@@ -13,6 +13,7 @@ from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 
+from convlens.core.photograph import Photograph
 from convlens.draw.cartography import cartography_map
 from convlens.draw.grad_cam_panel import (
     ClassMap,
@@ -20,8 +21,9 @@ from convlens.draw.grad_cam_panel import (
     draw_evidence,
     evidence_sheet,
     format_probability,
+    place_beside,
 )
-from convlens.draw.picture_sheet import SheetEntry, picture_sheet, place_beside
+from convlens.draw.picture_sheet import SheetEntry, picture_sheet
 from convlens.training.diary.diary import Diary, Suspect
 from convlens.training.diary.extremes import KINDS, Extreme, list_extremes
 
@@ -161,22 +163,23 @@ class DataDiary(ExplanationCallback):
                 name = look.class_names[kind]
                 entries.append(ClassMap(maps[k], name, role, share, layer=layers[0]))
             drawn.append(draw_evidence(photograph, entries, source=each.name, edge=_EDGE))
-        for number, entry in _describe_copies(look, suspects):
-            drawn[number] = place_beside(drawn[number], entry)
+        for number, copy, photograph in _read_copies(look, suspects):
+            name, label = _name_copy(look, copy)
+            lines = ["looks the same", f"label: {label}"]
+            drawn[number] = place_beside(drawn[number], photograph, lines, source=name, edge=_EDGE)
         return drawn
 
 
-def _describe_copies(look: Look, suspects: list[Suspect]) -> Iterator[tuple[int, SheetEntry]]:
+def _read_copies(look: Look, suspects: list[Suspect]) -> Iterator[tuple[int, int, Photograph]]:
     """Yield the place of each suspect that has a copy with another label, and the copy."""
-    assert look.fetch is not None and look.photographs is not None and look.diary is not None
+    assert look.fetch is not None and look.photographs is not None
     copies = {n: each.copy for n, each in enumerate(suspects) if each.copy is not None}
     if not copies:
         return
     rows = list(copies.values())
     images, _ = look.fetch(rows)
     for number, photograph in zip(copies, look.photographs(rows, images), strict=True):
-        name, label = _name_copy(look, copies[number])
-        yield number, SheetEntry(photograph, ["looks the same", f"label: {label}"], None, name)
+        yield number, copies[number], photograph
 
 
 def _name_copy(look: Look, row: int) -> tuple[str, str]:

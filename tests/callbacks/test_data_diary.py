@@ -54,9 +54,12 @@ def test_images_that_look_the_same_with_different_labels_come_first(tmp_path, mo
     beside: list[tuple[str, str]] = []
     place = data_diary.place_beside
 
-    def note(picture, entry):
-        beside.append((entry.source, entry.captions[-1]))
-        return place(picture, entry)
+    def note(row, image, lines, *, source, edge):
+        beside.append((source, lines[-1]))
+        drawn = place(row, image, lines, source=source, edge=edge)
+        assert (drawn[: row.shape[0], : row.shape[1]] == row).all()
+        assert drawn.shape[1] > row.shape[1] + 24
+        return drawn
 
     monkeypatch.setattr(data_diary, "place_beside", note)
     twin.write_bytes((folder / "cats" / "0.png").read_bytes())

@@ -23,6 +23,7 @@ _LARGEST = 2**64  # largest whole number in a file; much larger ones fit into no
 GROUPS = tuple(name for name in Config.model_fields if name not in (
     "seed", "precision", "run_dir", "cache_features", "scores", "metrics", "overwrite", "experiment"
 ))  # fmt: skip
+NULLABLE = ("diary",)  # the groups that a run may be without
 # by the type of the default: the types that a value may have, and their description
 KINDS = {
     bool: (bool, "true or false"),
@@ -121,7 +122,8 @@ def restore_config(plain: Any, where: str, words: Iterable[str] | None = ()) -> 
     """
     check_shape(plain, where)
     for group in GROUPS:
-        if not isinstance(plain.get(group, {}), dict):
+        value = plain.get(group, {})
+        if not isinstance(value, dict) and not (value is None and group in NULLABLE):
             raise UserError(f"{where}: {group}={_shorten(plain[group])}: expected {TABLE.expected}")
     if words is not None:
         check_repeated(plain, list(words), where)

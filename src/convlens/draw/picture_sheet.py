@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convlens.core.photograph import Photograph
-from convlens.draw.canvas import add_title, blank, centre, hstack, text_band, tile, vstack
+from convlens.draw.canvas import add_title, blank, centre, text_band, tile, vstack
 from convlens.draw.palette import GREEN, INK, RED, WHITE
 from convlens.draw.photograph import as_photograph, fit_photograph
 from convlens.draw.picture import Array
@@ -85,11 +85,6 @@ def picture_sheet(
     has_verdicts = any(entry.correct is not None for entry in entries)
     cells = [_draw_cell(entry, has_verdicts) for entry in entries]
     return add_title(tile(cells, columns, pad=14), title, subtitle)
-
-
-def place_beside(picture: np.ndarray, entry: SheetEntry) -> np.ndarray:
-    """Place an image with its captions on the right of a picture, uint8 ``(H, W, 3)``."""
-    return hstack([picture, _draw_cell(entry, has_verdicts=True)])
 
 
 def augmentation_sheet(original: Array, draws: Array, title: str) -> np.ndarray:

@@ -23,7 +23,7 @@ from convlens.pages.review import render_review
 from convlens.rundir.paths import OUTPUTS
 from convlens.rundir.read import convert_run_errors, read_config
 
-DIARY, SUSPECTS = "diary.csv", "suspects.csv"
+AUDIT, DIARY, SUSPECTS = "mislabelled.csv", "diary.csv", "suspects.csv"
 CHOICES = (*SPLITS, "all")
 _SMALL = 160  # longest side in pixels of images that are shown without loss
 
@@ -31,7 +31,8 @@ _SMALL = 160  # longest side in pixels of images that are shown without loss
 def write_review(home: Path, images: str, split: str = "train") -> Path:
     """Write the page into the run folder, and return its path.
 
-    Training images are those of ``diary.csv``, others those of ``suspects.csv``, which come first.
+    Training images are those of ``diary.csv``, in the order of ``mislabelled.csv`` after an audit;
+    others are those of ``suspects.csv``, which come first.
     The page contains the images, and needs nothing else. The browser keeps the answers under a name
     made of the run folder and its labels. Corrections that the run was trained with are part of
     what the page saves, unless they are answered otherwise.
@@ -62,6 +63,7 @@ def write_review(home: Path, images: str, split: str = "train") -> Path:
         if not rows or "labelled" in rows[0]:
             what = "images with several classes" if rows else "a diary without rows"
             raise UserError(f"{home}: {what} cannot be reviewed; read {DIARY} instead")
+        rows = _follow_audit(home, rows)
         held_out = [] if split == "train" else _read_suspects(home, split)
         every = [*held_out, *rows]
         names = _find_names(home, [row["file"] for row in every])
@@ -85,6 +87,23 @@ def write_review(home: Path, images: str, split: str = "train") -> Path:
     file = home / ("review.html" if split == "train" else f"review_{split}.html")
     write_atomic(file, page)
     return file
+
+
+def _follow_audit(home: Path, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return rows of the diary in the order of the audit, with its suspects; as they are without.
+
+    Raises:
+        UserError: the audit is about other labels.
+    """
+    if not (home / AUDIT).is_file():
+        return rows
+    columns = ("file", "class", "aum", "other", "suspected")
+    judged = [row for _, row in read_table(home / AUDIT, columns, AUDIT, strip=False)]
+    known = {(row["file"], row["class"]): row for row in rows}
+    if known.keys() != {(row["file"], row["class"]) for row in judged}:
+        again = command_line("audit", run=home)
+        raise UserError(f"{home}: {AUDIT} and {DIARY} differ in images or labels: `{again}`")
+    return [known[row["file"], row["class"]] | row for row in judged]
 
 
 def _read_suspects(home: Path, split: str) -> list[dict[str, str]]:

@@ -257,3 +257,4 @@ def test_nothing_is_kept_without_a_diary(tmp_path):
     assert not (tmp_path / "run" / "suspects.csv").exists()
     checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
     assert held_out_keeper.KEY not in checkpoint
+    assert main(["resume", f"run={tmp_path / 'run'}", "training.epochs=2"]) == 0

@@ -48,7 +48,7 @@ class HeldOutKeeper(L.Callback):
         try:
             self.found["validation"] = HeldOutSuspects.from_state(checkpoint[KEY])
         except (KeyError, TypeError, AttributeError):  # of an earlier version, or without a diary
-            log.warning("%s has no validation images: the best checkpoint tells of none", FILE)
+            log.warning("%s has no validation images: the best checkpoint lists none", FILE)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         if (found := self.found.get("validation")) is not None:

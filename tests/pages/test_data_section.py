@@ -77,6 +77,12 @@ def test_every_fact_is_shown(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_run_of_an_earlier_version_has_no_conflicts(tmp_path):
+    facts = {name: value for name, value in FACTS.items() if name != "conflicts"}
+    page, text = section(tmp_path / "run", facts)
+    assert "4 images have the same bytes" in text and not page.all("table", id="conflicts")
+
+
 def test_bars_are_as_long_as_the_numbers(tmp_path):
     page, _ = section(tmp_path / "run", FACTS)
     (table,) = page.all("table", id="images")

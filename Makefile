@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 WORDS = '--make=$(subst ','\'',$(MAKEOVERRIDES))'
 # mypy and the API reference need an installed copy, in which callbacks/ is convlens.callbacks
 INSTALL_COPY = rm -rf build && $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --target build/package .
-COMMANDS := train resume eval explain predict export serve report review shortcuts compare runs models kernel lesson sweep plan lr-find split tensorboard
+COMMANDS := train resume eval explain predict export serve report audit review shortcuts compare runs models kernel lesson sweep plan lr-find split tensorboard
 TARGETS := help setup lint format docs test test-slow kill fuzz bench bench-throughput bench-filters bench-explanations bench-looking bench-scaling bench-gpu proofs $(COMMANDS)
 
 # report an unknown word at once: make itself would reach it, and fail, only after the training
@@ -55,6 +55,9 @@ serve: $(VENV)/ready  ## open a local page on which to drop images: ckpt=FILE
 
 report: $(VENV)/ready  ## write a whole run to one self-contained page: run=RUN_DIR
 	@$(BIN)/convlens report $(WORDS)
+
+audit: $(VENV)/ready  ## find a cut for wrong labels with a stated rate, by two more trainings: run=RUN_DIR
+	@$(BIN)/convlens audit $(WORDS)
 
 review: $(VENV)/ready  ## go through the suspected labels of a run in the browser: run=RUN_DIR
 	@$(BIN)/convlens review $(WORDS)

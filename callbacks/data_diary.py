@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +13,7 @@ from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look, Portion
 from convlens.callbacks.looks import ExplanationCallback
 
+from convlens.core.photograph import Photograph
 from convlens.draw.cartography import cartography_map
 from convlens.draw.grad_cam_panel import (
     ClassMap,
@@ -20,6 +21,7 @@ from convlens.draw.grad_cam_panel import (
     draw_evidence,
     evidence_sheet,
     format_probability,
+    place_beside,
 )
 from convlens.draw.picture_sheet import SheetEntry, picture_sheet
 from convlens.training.diary.diary import Diary, Suspect
@@ -36,7 +38,8 @@ class DataDiary(ExplanationCallback):
 
     ``training/map`` places every training image by confidence and variability.
     ``training/mislabelled`` shows the images whose labels have the lowest mean margins, each with
-    its Grad-CAM for the given label and for the class that the network named instead.
+    its Grad-CAM for the given label and for the class that the network named instead. Up to half of
+    them are images that look the same as another one with another label, which is beside them.
     At the end ``training/hardest``, ``training/forgotten`` and ``training/learned_last`` show other
     images with the highest mean loss, those forgotten most, and those learned last.
 
@@ -160,7 +163,29 @@ class DataDiary(ExplanationCallback):
                 name = look.class_names[kind]
                 entries.append(ClassMap(maps[k], name, role, share, layer=layers[0]))
             drawn.append(draw_evidence(photograph, entries, source=each.name, edge=_EDGE))
+        for number, copy, photograph in _read_copies(look, suspects):
+            name, label = _name_copy(look, copy)
+            lines = ["looks the same", f"label: {label}"]
+            drawn[number] = place_beside(drawn[number], photograph, lines, source=name, edge=_EDGE)
         return drawn
+
+
+def _read_copies(look: Look, suspects: list[Suspect]) -> Iterator[tuple[int, int, Photograph]]:
+    """Yield the place of each suspect that has a copy with another label, and the copy."""
+    assert look.fetch is not None and look.photographs is not None
+    copies = {n: each.copy for n, each in enumerate(suspects) if each.copy is not None}
+    if not copies:
+        return
+    rows = list(copies.values())
+    images, _ = look.fetch(rows)
+    for number, photograph in zip(copies, look.photographs(rows, images), strict=True):
+        yield number, copies[number], photograph
+
+
+def _name_copy(look: Look, row: int) -> tuple[str, str]:
+    """Return name and class of a training image."""
+    assert look.diary is not None
+    return look.diary.names[row], look.class_names[look.diary.labels[row]]
 
 
 def _describe(look: Look, suspects: list[Suspect]) -> list[SheetEntry]:
@@ -178,6 +203,8 @@ def _describe(look: Look, suspects: list[Suspect]) -> list[SheetEntry]:
         if each.other != each.label:
             named = f"{look.class_names[each.other]} {format_probability(shares[1])}"
             lines.append(f"named instead: {named}")
+        if each.copy is not None:
+            lines.append("looks the same as {} ({})".format(*_name_copy(look, each.copy)))
         entries.append(SheetEntry(photograph, lines, None, each.name))
     return entries
 

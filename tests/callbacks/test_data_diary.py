@@ -6,7 +6,9 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from convlens.callbacks import data_diary
 
 from convlens.cli.main import main
 from convlens.config.compose import compose
@@ -14,7 +16,8 @@ from convlens.data.datamodule import PictureData
 from convlens.rundir.claim import Claim
 from convlens.rundir.lock import Hold
 from convlens.rundir.paths import FILES, FOLDERS, find_run_folders
-from support.tiny import TINY
+from convlens.training.diary.diary import Diary
+from support.tiny import TINY, draw_folder
 
 OTHERS = (
     "grad_cam", "augmentation_preview", "learning_curves", "confusion_matrix", "scores", "mistakes",
@@ -42,6 +45,51 @@ def test_suspects_are_drawn_for(words, maps, tmp_path):
     drawn = {file.stem for file in (home / "explanations/epoch_001/training").iterdir()}
     assert {"mislabelled", "hardest"} <= drawn and ("map" in drawn) == maps
     assert drawn <= {"mislabelled", "hardest", "learned_last", "map"}  # nothing forgotten yet
+
+
+def test_images_that_look_the_same_with_different_labels_come_first(tmp_path, monkeypatch):
+    """Each with its copy beside it, whatever the network says of them."""
+    folder = draw_folder(tmp_path / "pictures", {"cats": 20, "dogs": 20})
+    twin = folder / "dogs" / "twin.png"
+    beside: list[tuple[str, str]] = []
+    place = data_diary.place_beside
+
+    def note(row, image, lines, *, source, edge):
+        beside.append((source, lines[-1]))
+        drawn = place(row, image, lines, source=source, edge=edge)
+        assert (drawn[: row.shape[0], : row.shape[1]] == row).all()
+        assert drawn.shape[1] > row.shape[1] + 24
+        return drawn
+
+    monkeypatch.setattr(data_diary, "place_beside", note)
+    twin.write_bytes((folder / "cats" / "0.png").read_bytes())
+    every = [word for word in WORDS if not word.startswith(("data.pictures", "probes"))]
+    every += ["data=image_folder", f"data.dir={folder}", "probes.count=2", "seed=2"]
+    every += ["data.split.validation=4", "data.split.test=4"]
+    home = tmp_path / "run"
+    assert main(["train", f"run_dir={home}", *every]) == 0
+    (row,) = read(home / "conflicts.csv")
+    assert (row["split"], row["other_split"], row["same"]) == ("train", "train", "bytes")
+    pair = {row["file"]: row["class"], row["other_file"]: row["other_class"]}
+    assert pair == {str(folder / "cats/0.png"): "cats", str(twin): "dogs"}
+    ((first, label),) = beside
+    assert label == f"label: {pair[first]}"
+    assert (home / "explanations/epoch_001/training").is_dir()
+
+
+def test_copies_take_half_of_the_places_each_pair_once():
+    """By the ranking of made-up margins."""
+    labels, copies = np.array([0, 1] * 5), {0: 1, 1: 0, 4: 9, 9: 4, 6: 7, 7: 6}
+    names = [f"{n}" for n in range(10)]
+    margins = np.array([5, 4, -1, -2, 3, 2, 1, 6, 7, 8.0])
+    diary = Diary(labels, names, ["cat", "dog"], copies=copies)
+    diary.record.arrays["margin"][:] = margins
+    diary.record.arrays["weight"][:] = 1
+    chosen = [(each.row, each.copy) for each in diary.list_suspects(5)]
+    # rank: 3 2 6 5 4 1 0 7 8 9; of the pairs 6 and 4 come first
+    assert chosen == [(6, 7), (4, 9), (3, None), (2, None), (5, None)]
+    assert [each.row for each in diary.list_suspects(1)] == [3]
+    assert len(diary.list_suspects(99)) == 10
 
 
 def read(file: Path) -> list[dict]:

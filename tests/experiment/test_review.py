@@ -219,3 +219,71 @@ def test_last_is_the_newest_run_that_can_be_reviewed(tmp_path, monkeypatch, caps
     said = capsys.readouterr().out
     assert "last is outputs/scratch/good: the newer outputs/scratch/moved" in said
     assert len(read(write_review(find_newest(), "9"))["entries"]) == 1
+
+
+def make_suspects(home: Path, pictures: Path) -> Path:
+    """A run with one suspect among the validation images and two among the test images."""
+    names = [f"{k}.png" for k in range(5)]
+    for number, name in enumerate(names):
+        draw(pictures / name, 50 * number)
+    files = [str(pictures / name) for name in names]
+    make_run(home, names[:2], files[:2], ["cat", "dog"])
+    held_out = zip(names[2:], ("validation", "test", "test"), strict=True)
+    split = [(name, label, "train") for name, label in zip(names, ["cat", "dog"], strict=False)]
+    split += [(name, "cat", part) for name, part in held_out]
+    write(home / "split.csv", ("file", "label", "split"), *split)
+    rows = [
+        (part, file, "cat", "-3.5", "0.03", "dog", "0.97")
+        for part, file in zip(("validation", "test", "test"), files[2:], strict=True)
+    ]
+    columns = ("split", "file", "class", "margin", "probability", "other", "confidence")
+    write(home / "suspects.csv", columns, *rows)
+    return home
+
+
+def test_suspects_of_other_splits_are_reviewed_by_name(tmp_path):
+    home = make_suspects(tmp_path / "run", tmp_path / "pictures")
+    shown, keys, pages = {}, set(), {}
+    for split in ("train", "validation", "test", "all"):
+        page = write_review(home, "9", split)
+        data = read(page)
+        keys.add(data["key"])
+        shown[split] = [(each["file"], each["split"]) for each in data["entries"]]
+        pages[split] = page.name
+        text = page.read_text(encoding="utf-8")
+        named = "data.corrections_of=[" in text
+        assert named == (split != "train")  # whoever corrects test images must say so
+        if named:
+            said = re.findall(r"data.corrections_of=\[([^]]*)\]", text)
+            assert said == ["train,validation,test" if split == "all" else f"train,{split}"]
+    held_out = [("2.png", "validation"), ("3.png", "test"), ("4.png", "test")]
+    train = [("0.png", "train"), ("1.png", "train")]
+    assert shown == {
+        "train": train, "validation": held_out[:1], "test": held_out[1:], "all": held_out + train
+    }  # fmt: skip
+    assert len(keys) == 4 and len(set(pages.values())) == 4
+    (entry,) = read(home / pages["validation"])["entries"]
+    assert pixels(entry["picture"])[0, 0, 0] == 100
+    assert (entry["aum"], entry["confidence"], entry["other"]) == ("-3.5", "0.03", "dog")
+    assert entry["suspected"] and entry["given"] == "cat"
+    assert len(read(write_review(home, "1", "all"))["entries"]) == 1
+
+
+def test_a_review_names_the_splits_that_the_run_corrected(tmp_path):
+    """Else the rows of its own table about test images would not be applied again."""
+    home = make_suspects(tmp_path / "run", tmp_path / "pictures")
+    config = {"experiment": "scratch", "data": {"corrections_of": ["train", "test"]}}
+    (home / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "data.corrections_of=[train,test]" in write_review(home, "9").read_text()
+
+
+def test_reviews_of_other_splits_are_refused_without_suspects(tmp_path):
+    home = make_suspects(tmp_path / "run", tmp_path / "pictures")
+    table = (home / "suspects.csv").read_text().splitlines(keepends=True)
+    (home / "suspects.csv").write_text("".join(table[:2]))  # the one of validation
+    for split, reason in (("test", "no label of a test image is suspected"), ("tset", "test")):
+        with pytest.raises(UserError, match=reason):
+            write_review(home, "9", split)
+    (home / "suspects.csv").unlink()
+    with pytest.raises(UserError, match="has no suspects.csv"):
+        write_review(home, "9", "all")

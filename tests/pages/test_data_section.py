@@ -24,6 +24,8 @@ FACTS = {
     "skipped": {"count": 9, "reasons": [["the file is empty", 5], [NASTY, 3]],
                 "first": [[f"a/{NASTY}.jpg", NASTY], ["b.jpg", "the file is empty"]]},
     "copies": {"repeated": 4, "in_splits": 1, "in_classes": 2},
+    "conflicts": {"count": 7,
+                  "first": [["a.jpg", "cats", "train", NASTY, "emus", "test", "looks"]]},
     "originals": {"smallest": [20, 10], "median": [640, 480], "largest": [4000, 3000],
                   "enlarged": 7, "size": 150, "resize": "squash", "oblong": 1100,
                   "median_ratio": 1.3333, "largest_ratio": 2.0},
@@ -65,12 +67,20 @@ def test_every_fact_is_shown(tmp_path):
         f"1 image is in several splits, such as {NASTY}",
     ):
         assert part in text
+    assert "7 pairs of images look the same and have different labels, so at least one" in text
+    assert cells(page, "conflicts") == [["a.jpg", "cats", "train", NASTY, "emus", "test"]]
     assert cells(page, "sizes") == [
         ["smallest", "20 × 10"], ["median", "640 × 480"], ["largest", "4000 × 3000"]
     ]  # fmt: skip
     assert cells(page, "skipped") == [
         ["the file is empty", "5"], [NASTY, "3"], ["other reasons", "1"]
     ]  # fmt: skip
+
+
+def test_a_run_of_an_earlier_version_has_no_conflicts(tmp_path):
+    facts = {name: value for name, value in FACTS.items() if name != "conflicts"}
+    page, text = section(tmp_path / "run", facts)
+    assert "4 images have the same bytes" in text and not page.all("table", id="conflicts")
 
 
 def test_bars_are_as_long_as_the_numbers(tmp_path):

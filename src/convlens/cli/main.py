@@ -32,6 +32,7 @@ COMMANDS = {
     "export": "export a network, as ONNX for example: ckpt=FILE format=onnx",
     "serve": "open a local page on which to drop images: ckpt=FILE",
     "report": "write a whole run to one self-contained page: run=RUN_DIR",
+    "audit": "find a cut for wrong labels with a stated rate, by two more trainings: run=RUN_DIR",
     "review": "go through the suspected labels of a run in the browser: run=RUN_DIR",
     "shortcuts": "search all images for shortcuts and for groups that are mistaken: ckpt=FILE",
     "compare": 'show runs="A B …" side by side on one page',

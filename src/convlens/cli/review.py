@@ -13,6 +13,10 @@ WORDS: Words = {
         "the run folder; last is the newest that can be reviewed",
         form="RUN_DIR", required=True, synonyms=("run_dir",),
     ),
+    "split": Word(
+        "whose labels: of training images, or of others that the final network contradicts",
+        form="SPLIT", default="train", values=("train", "validation", "test", "all"),
+    ),
     "images": Word("how many images, the most suspicious first", form="N", default="200"),
 }  # fmt: skip
 
@@ -25,6 +29,6 @@ def run(words: list[str]) -> int:
 
     home = find_newest() if name == "last" else Path(name).expanduser()
     with progress_bar("writing the page"):
-        file = write_review(home, given["images"])
+        file = write_review(home, given["images"], given["split"])
     print(f"{file}  ({file.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ import numpy as np
 from convlens.config.schema import DataConfig
 from convlens.data.datamodule import PictureData
 from convlens.data.index.digests import UNREAD
-from convlens.data.pixels.dataset import Images
+from convlens.data.pixels.dataset import Dataset, Images
 
 REASONS, FIRST = 10, 5  # most reasons and broken files that are listed
+CONFLICT_COLUMNS = ("file", "class", "split", "other_file", "other_class", "other_split", "same")
 OBLONG = 1.1  # an image counts as oblong if its longer side exceeds the shorter by this factor
 
 
@@ -29,8 +30,8 @@ def collect_facts(data: PictureData) -> dict[str, Any]:
         number of images, which is less than their sum if images have several classes; ``notes``,
         the lines about the data in the log; ``skipped``, files that could not be decoded:
         ``count``, ``reasons`` (reason without its numbers, and count) and ``first`` (file and
-        reason); ``copies``, see ``count_copies``, and ``originals``, see ``measure_originals``:
-        both None unless the images are files.
+        reason); ``copies``, see ``count_copies``, ``conflicts``, see ``list_conflicts``, and
+        ``originals``, see ``measure_originals``: all None unless the images are files.
     """
     dataset = data.dataset
     parts = list(dataset.splits.values())
@@ -49,6 +50,12 @@ def collect_facts(data: PictureData) -> dict[str, Any]:
             "first": dataset.skipped[:FIRST],
         },
         "copies": count_copies(parts) if has_files else None,
+        "conflicts": {
+            "count": len(dataset.conflicts),
+            "first": list(list_conflicts(dataset))[:FIRST],
+        }
+        if has_files
+        else None,
         "originals": measure_originals(parts, data.spec) if has_files else None,
     }
 
@@ -75,6 +82,16 @@ def count_copies(parts: Sequence[Images]) -> dict[str, int]:
         np.maximum.at(high, which, group)
         counts[key] = int((low < high).sum())
     return counts
+
+
+def list_conflicts(dataset: Dataset) -> Iterator[tuple[str, ...]]:
+    """Yield images that look the same and have different labels, as ``CONFLICT_COLUMNS``."""
+    for each in dataset.conflicts:
+        cells: list[str] = []
+        for split, row in (each.first, each.second):
+            images = dataset.splits[split]
+            cells += [str(images.names[row]), dataset.class_names[images.labels[row]], split]
+        yield (*cells, "bytes" if each.same_bytes else "looks")
 
 
 def measure_originals(parts: Sequence[Images], spec: DataConfig) -> dict[str, Any]:

@@ -214,6 +214,26 @@ def draw_evidence(
     return draw_classes(as_photograph(image), maps, draw_row, source, edge)
 
 
+def place_beside(
+    row: np.ndarray, image: Array | Photograph, lines: Sequence[str], *, source: str,
+    edge: int = EDGE,
+) -> np.ndarray:  # fmt: skip
+    """Place another image on the right of a row from ``draw_evidence``, uint8 ``(H, W, 3)``.
+
+    Args:
+        row: uint8 ``(H, W, 3)``.
+        image: The other image, as for ``grad_cam_panel``.
+        lines: What it is, below it.
+        source: The name by which a user finds it.
+        edge: Longest side of the photograph in pixels.
+    """
+    picture = fit_photograph(as_photograph(image), edge)
+    width = max(picture.shape[1], NARROWEST)
+    note = text_band(width, shorten_path(source, width, "/"), *lines)
+    cell = add_captions((picture, note))
+    return hstack([row, vstack([blank(_BAND, width), cell], gap=4)])
+
+
 def evidence_sheet(rows: Sequence[np.ndarray], *, title: str) -> np.ndarray:
     """Place rows from ``draw_evidence`` below each other, uint8 ``(H, W, 3)``.
 

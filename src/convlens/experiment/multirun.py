@@ -128,21 +128,32 @@ def train_job(job: Job) -> bool:
     if holds_run(job.home) and not job.config.overwrite:
         own = [word for word in job.words if word.startswith("config_dir=")]
         words = ["resume", f"run={job.home}", *own]
+    status, is_stopped = run_apart(words)
+    job.state = TRAINED if status == 0 else INTERRUPTED if is_stopped else f"{FAILED} ({status})"
+    with contextlib.suppress(OSError):
+        job.home.rmdir()  # a run that failed before its first file leaves no empty folder
+    return is_stopped
+
+
+def run_apart(words: list[str]) -> tuple[int, bool]:
+    """Run a command of convlens in processes of its own.
+
+    Args:
+        words: the command and its words.
+
+    Returns:
+        Its exit status, and whether it was interrupted.
+    """
     # Ctrl-C must reach it only once, through the line below
     child = system.start_group([sys.executable, "-m", "convlens", *words])
     is_stopped = False
     with convert_signals_to_ctrl_c():
         while True:
             try:
-                status = system.wait_for(child)
-                break
+                return system.wait_for(child), is_stopped
             except KeyboardInterrupt:
                 is_stopped = True
                 system.interrupt_group(child)
-    job.state = TRAINED if status == 0 else INTERRUPTED if is_stopped else f"{FAILED} ({status})"
-    with contextlib.suppress(OSError):
-        job.home.rmdir()  # a run that failed before its first file leaves no empty folder
-    return is_stopped
 
 
 @contextlib.contextmanager

@@ -13,11 +13,11 @@ import numpy as np
 from convlens.config.migrate import dump_yaml
 from convlens.config.schema import Config
 from convlens.core.errors import UserError
-from convlens.core.files import write_atomic
+from convlens.core.files import open_atomic, write_atomic
 from convlens.core.processes import is_first_process
 from convlens.core.stopwatch import count_seconds
 from convlens.data.datamodule import PictureData
-from convlens.data.facts import collect_facts
+from convlens.data.facts import CONFLICT_COLUMNS, collect_facts, list_conflicts
 from convlens.data.index.listing import Listing
 from convlens.data.index.split_file import read_split, write_split
 from convlens.data.index.tables import format_csv_line
@@ -111,6 +111,7 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
         if config.data.corrections:
             write_corrections(home / COPY, run.data.index.correction_table)
         write_data_facts(home, collect_facts(run.data))
+        write_conflicts(home / "conflicts.csv", run.data)
         write_planted(home / "planted.csv", run.data)
         write_planted_shortcuts(home / "planted_shortcuts.csv", run.data, config)
     classes = run.data.class_names
@@ -123,6 +124,14 @@ def prepare(run: Run, home: Path, resumed: bool) -> None:
         _keep_probes(probes, classes, home / "probes")
     for callback in run.explanations:
         callback.attach(probes, classes, home / "explanations", config.seed)
+
+
+def write_conflicts(file: Path, data: PictureData) -> None:
+    """Write which images look the same and have different labels; nothing if there are none."""
+    if data.dataset.conflicts:
+        with open_atomic(file, errors="surrogateescape", newline="") as table:
+            rows = (CONFLICT_COLUMNS, *list_conflicts(data.dataset))
+            table.writelines(map(format_csv_line, rows))
 
 
 def write_planted(file: Path, data: PictureData) -> None:

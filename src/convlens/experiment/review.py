@@ -8,9 +8,10 @@ from typing import Any
 
 from convlens.config.stored import StoredConfig
 from convlens.core.command_lines import command_line
-from convlens.core.errors import UserError
+from convlens.core.errors import UserError, nearest
 from convlens.core.files import write_atomic
 from convlens.data.index.digests import digest
+from convlens.data.index.labels import SPLITS
 from convlens.data.index.tables import CSV_COLUMNS, read_table
 from convlens.data.pixels.decode import ImageError, Recipe
 from convlens.data.pixels.load import pillow_settings
@@ -23,13 +24,16 @@ from convlens.rundir.paths import OUTPUTS
 from convlens.rundir.read import convert_run_errors, read_config
 from convlens.rundir.runs import find_newest_run
 
-FILE, DIARY = "review.html", "diary.csv"
+AUDIT, DIARY, SUSPECTS = "mislabelled.csv", "diary.csv", "suspects.csv"
+CHOICES = (*SPLITS, "all")
 _SMALL = 160  # longest side in pixels of images that are shown without loss
 
 
-def write_review(home: Path, images: str) -> Path:
+def write_review(home: Path, images: str, split: str = "train") -> Path:
     """Write the page into the run folder, and return its path.
 
+    Training images are those of ``diary.csv``, in the order of ``mislabelled.csv`` after an audit;
+    others are those of ``suspects.csv``, which come first.
     The page contains the images, and needs nothing else. The browser keeps the answers under a name
     made of the run folder and its labels. Corrections that the run was trained with are part of
     what the page saves, unless they are answered otherwise.
@@ -37,28 +41,40 @@ def write_review(home: Path, images: str) -> Path:
     Args:
         home: the run folder.
         images: how many images at most, a whole number from 1 on; the most suspicious come first.
+        split: whose labels, one of ``CHOICES``.
 
     Raises:
-        UserError: there is no run or no diary; its images have several classes, are not files, or
-            are not where they were; ``images`` is something else.
+        UserError: there is no run or no table; no image of the split is suspected; images have
+            several classes, are not files, or are not where they were; ``images`` or ``split`` is
+            something else.
     """
+    if split not in CHOICES:
+        raise UserError(f"split={split}: {nearest(split, CHOICES)}")
     if not (images.isascii() and images.isdigit() and int(images)):
         raise UserError(f"images={images}: expected a whole number from 1 on")
-    rows, names, start = _read_diary(home)
+    config, rows = read_config(home), _read_diary(home)
     with convert_run_errors(home):
+        rows = _follow_audit(home, rows)
+        held_out = [] if split == "train" else _read_suspects(home, split)
+        every = [*held_out, *rows]
+        names = _find_names(home, [row["file"] for row in every])
         earlier = read_corrections(home / COPY) if (home / COPY).is_file() else []
-        given = {each.file: each.given for each in earlier}
-        chosen = list(zip(rows, names, strict=True))[: int(images)]
+        start, given = _find_start(home, config), {each.file: each.given for each in earlier}
+        count = len(every) if split in ("train", "all") else len(held_out)
+        chosen = list(zip(every, names, strict=True))[: min(count, int(images))]
         entries = [_describe(row, name, given.get(name), start) for row, name in chosen]
     if not any(entry["picture"] for entry in entries):
         raise _images_error(home, start / rows[0]["file"])
-    labels = sorted((name, row["class"]) for row, name in zip(rows, names, strict=True))
-    key = f"convlens-review-{digest(os.path.abspath(home), labels)}"
+    labels = sorted((name, row["class"]) for row, name in zip(every, names, strict=True))
+    key = f"convlens-review-{digest(os.path.abspath(home), labels, *[split] * (split != 'train'))}"
     classes = sorted({row["class"] for row in rows})
     table = [[each.file, each.given, each.wanted] for each in earlier]
-    page = render_review(home.resolve().name, key, entries, classes, table)
-    write_atomic(home / FILE, page)
-    return home / FILE
+    before = (config.plain.get("data") or {}).get("corrections_of") or ()
+    corrected = [each for each in SPLITS if each in ("train", split, *before) or split == "all"]
+    page = render_review(home.resolve().name, key, entries, classes, table, corrected)
+    file = home / ("review.html" if split == "train" else f"review_{split}.html")
+    write_atomic(file, page)
+    return file
 
 
 def find_newest() -> Path:
@@ -67,16 +83,29 @@ def find_newest() -> Path:
     Raises:
         UserError: there is none.
     """
-    return find_newest_run(check=_read_diary)
+    return find_newest_run(check=_check_reviewable)
 
 
-def _read_diary(home: Path) -> tuple[list[dict[str, str]], list[str], Path]:
-    """Return the rows of a run's diary, the images' names, and the folder of their paths.
+def _check_reviewable(home: Path) -> None:
+    """Check that the labels of a run can be reviewed.
 
     Raises:
-        UserError: the labels of the run cannot be reviewed.
+        UserError: they cannot.
     """
-    config = read_config(home)
+    rows = _read_diary(home)
+    with convert_run_errors(home):
+        start = _find_start(home, read_config(home))
+    if not any((start / row["file"]).is_file() for row in rows):
+        raise _images_error(home, start / rows[0]["file"])
+
+
+def _read_diary(home: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's diary.
+
+    Raises:
+        UserError: there is none, or its labels cannot be reviewed.
+    """
+    read_config(home)
     if not (home / DIARY).is_file():
         raise UserError(
             f"{home} has no {DIARY}: it is written after the first epoch, and not with diary=null"
@@ -88,11 +117,7 @@ def _read_diary(home: Path) -> tuple[list[dict[str, str]], list[str], Path]:
         if not rows or "labelled" in rows[0]:
             what = "images with several classes" if rows else "a diary without rows"
             raise UserError(f"{home}: {what} cannot be reviewed; read {DIARY} instead")
-        names = _find_names(home, [row["file"] for row in rows])
-        start = _find_start(home, config)
-    if not any((start / row["file"]).is_file() for row in rows):
-        raise _images_error(home, start / rows[0]["file"])
-    return rows, names, start
+    return rows
 
 
 def _images_error(home: Path, image: Path) -> UserError:
@@ -100,6 +125,40 @@ def _images_error(home: Path, image: Path) -> UserError:
         f"{home}: no image can be read, such as {image}: run {command_line('review')} where the "
         "run was started, with its images in place"
     )
+
+
+def _follow_audit(home: Path, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return rows of the diary in the order of the audit, with its suspects; as they are without.
+
+    Raises:
+        UserError: the audit is about other labels.
+    """
+    if not (home / AUDIT).is_file():
+        return rows
+    columns = ("file", "class", "aum", "other", "suspected")
+    judged = [row for _, row in read_table(home / AUDIT, columns, AUDIT, strip=False)]
+    known = {(row["file"], row["class"]): row for row in rows}
+    if known.keys() != {(row["file"], row["class"]) for row in judged}:
+        again = command_line("audit", run=home)
+        raise UserError(f"{home}: {AUDIT} and {DIARY} differ in images or labels: `{again}`")
+    return [known[row["file"], row["class"]] | row for row in judged]
+
+
+def _read_suspects(home: Path, split: str) -> list[dict[str, str]]:
+    """Return the rows of ``suspects.csv`` about a split, or all of them.
+
+    Raises:
+        UserError: there is no such file, or no such row.
+    """
+    file = home / SUSPECTS
+    if not file.is_file():
+        raise UserError(f"{home} has no {SUSPECTS}: it is written at the end of a run")
+    columns = ("split", "file", "class", "margin", "probability", "other")
+    rows = [row for _, row in read_table(file, columns, SUSPECTS, strip=False)]
+    rows = [row for row in rows if split in (row["split"], "all")]
+    if not rows and split != "all":
+        raise UserError(f"{home}: no label of a {split} image is suspected; nothing to review")
+    return rows
 
 
 def _find_names(home: Path, files: list[str]) -> list[str]:
@@ -144,16 +203,18 @@ def _describe(row: dict[str, str], name: str, given: str | None, start: Path) ->
     """Return what the page shows of an image, and its class in the data set.
 
     Args:
-        row: of the diary.
+        row: of the diary or of the suspects.
         name: of the image in ``split.csv``.
         given: its class in the data set, if the run was trained with another one.
         start: the folder that the path in the diary is relative to.
     """
+    held_out = "split" in row  # a suspect, by one answer: no means over epochs
+    margin, probability = ("margin", "probability") if held_out else ("aum", "confidence")
     return {
         "file": name, "given": row["class"], "original": given or row["class"],
-        "other": row.get("other", ""),
-        "suspected": bool(row.get("suspected")), "aum": row.get("aum", ""),
-        "confidence": row.get("confidence", ""), "picture": _draw(start / row["file"]),
+        "other": row.get("other", ""), "split": row.get("split", "train"),
+        "suspected": held_out or bool(row.get("suspected")), "aum": row.get(margin, ""),
+        "confidence": row.get(probability, ""), "picture": _draw(start / row["file"]),
     }  # fmt: skip
 
 

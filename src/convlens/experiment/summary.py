@@ -28,6 +28,7 @@ from convlens.training import ClassifierModule
 from convlens.training.alarms import check_against_untrained, check_overfitting
 from convlens.training.calibration import describe_calibration
 from convlens.training.details import Details, describe_answers, describe_several
+from convlens.training.diary.held_out_keeper import HeldOutKeeper
 from convlens.training.diary.keeper import DiaryKeeper
 from convlens.training.kernels import describe_kernels
 
@@ -161,7 +162,8 @@ def _failures(ledger: Ledger, epoch_log: EpochLog, trainer: L.Trainer) -> list[s
     """Return a line for each explanation that failed and each file that lacks lines."""
     lost = [each.failure for each in trainer.loggers if isinstance(each, EventLogger)]
     lost += [line for each in find_trackers(trainer) for line in each.failures]
-    lost += [each.failure for each in trainer.callbacks if isinstance(each, DiaryKeeper)]
+    kept = (DiaryKeeper, HeldOutKeeper)
+    lost += [each.failure for each in trainer.callbacks if isinstance(each, kept)]
     lines = (*ledger.failures.values(), *lost, epoch_log.failure, logs.find_write_failure())
     return [line for line in lines if line]
 

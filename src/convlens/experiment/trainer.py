@@ -34,6 +34,7 @@ from convlens.experiment.devices import (
 from convlens.experiment.resume import Start
 from convlens.experiment.sweep.pruning import build_pruning
 from convlens.training.compiling import GRAPHS
+from convlens.training.diary.held_out_keeper import HeldOutKeeper
 from convlens.training.diary.keeper import DiaryKeeper
 from convlens.training.kernels import choose_kernels
 from convlens.training.precision import PRECISIONS
@@ -89,7 +90,9 @@ def build_trainer(
     looks = Looks(run.explanations, ledger=ledger, predictions=answers, epoch_log=epoch_log)
     interruption = Interruption(home / "checkpoints" / STOPPED)
     again = command_line("resume", run=home)
-    diary = [DiaryKeeper(config.diary, home)] if config.diary else []
+    diary: list[L.Callback] = []
+    if config.diary:
+        diary = [DiaryKeeper(config.diary, home), HeldOutKeeper(home)]
     callbacks: list[L.Callback] = [
         Companions(f"continue with `{again}`"), interruption, Divergence(),
         run.phases, *diary, looks, *run.explanations, epoch_log, *run.others,
@@ -211,6 +214,9 @@ def run_test(trainer: L.Trainer, run: Run, checkpoint: str | None) -> dict[str, 
         content = read_checkpoint(checkpoint)
         run.module.load_state_dict(content["state_dict"])
         run.module.calibrator.load(content)
+        for each in trainer.callbacks:
+            if isinstance(each, HeldOutKeeper):
+                each.load(content)
     # on a terminal Lightning shows a bar of its own
     with progress_bar("testing", visible=not sys.stdout.isatty()):
         trainer.test(run.module, datamodule=run.data, verbose=False)

@@ -30,6 +30,7 @@ def describe_data(run: StoredRun) -> dict[str, Any] | None:
     reasons = facts["skipped"]["reasons"]
     return {
         **facts,
+        "conflicts": facts.get("conflicts"),  # earlier versions did not record them
         "rows": rows,
         "totals": facts.get("totals") or {split: sum(each) for split, each in splits.items()},
         "folded": len(rows) > MANY,

@@ -10,11 +10,12 @@ from convlens.core.errors import UserError
 
 OUTPUTS = Path("outputs")
 # folders and files that a run writes; in a run, these folders contain no other run
-FOLDERS = ("tensorboard", "trackers", "explanations", "checkpoints", "probes", "diary")
+FOLDERS = ("tensorboard", "trackers", "explanations", "checkpoints", "probes", "diary", "audit")
 FILES = (
     "config.yaml", "metrics.csv", "summary.json", "train.log", "split.csv", "pictures.csv",
     "data.json", "report.html", "diary.csv", "planted.csv", "planted_shortcuts.csv",
-    "corrected.csv", "review.html",
+    "conflicts.csv", "corrected.csv", "suspects.csv", "mislabelled.csv",
+    "review.html", "review_validation.html", "review_test.html", "review_all.html",
 )  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from convlens.config.compose import compose
 from convlens.data.datamodule import PictureData
+from convlens.data.facts import collect_facts, list_conflicts
 from convlens.data.pixels.decode import Recipe, decode_image
-from convlens.data.pixels.lookalikes import compute_signature, find_lookalikes
+from convlens.data.pixels.lookalikes import _find_twins, compute_signature, find_lookalikes
 from support.pictures_made import made
 
 
@@ -100,6 +101,44 @@ def test_a_resized_copy_in_another_class_is_said_also_within_a_split(folders):
     (note,) = notes_of(folders)
     assert "train/cats/0.png (cats)" in note and "train/dogs/tom.jpg (dogs)" in note
     assert note.endswith("labels conflict")
+
+
+def test_conflicts_are_all_pairs_with_different_labels_copies_and_twins(folders):
+    """Of three files with the same bytes, each is paired with the first of another class."""
+    write(folders / "train" / "dogs" / "tom.jpg", scene(0).resize((50, 50)))
+    write(folders / "validation" / "dogs" / "later.webp", scene(3).resize((150, 150)))
+    write(folders / "train" / "cats" / "again.jpg", scene(6).resize((50, 50)))  # the same class
+    for name in ("x.png", "y.png"):
+        (folders / "train/dogs" / name).write_bytes((folders / "train/cats/9.png").read_bytes())
+    spec = compose(["data=image_folder", f"data.dir={folders}", "data.size=32"]).data
+    data = PictureData(spec, seed=0, batch_size=4, eval_batch_size=4)
+    found = {
+        (*sorted((f[f.index(root) + len(root) + 1 :], k) for f, k in pairs), same)
+        for root in [str(folders)]
+        for *cells, same in list_conflicts(data.dataset)
+        for pairs in [[(cells[0], cells[1]), (cells[3], cells[4])]]
+    }
+    assert found == {
+        (("train/cats/0.png", "cats"), ("train/dogs/tom.jpg", "dogs"), "looks"),
+        (("train/cats/3.png", "cats"), ("validation/dogs/later.webp", "dogs"), "looks"),
+        (("train/cats/9.png", "cats"), ("train/dogs/x.png", "dogs"), "bytes"),
+        (("train/cats/9.png", "cats"), ("train/dogs/y.png", "dogs"), "bytes"),
+    }
+    facts = collect_facts(data)["conflicts"]
+    assert facts["count"] == 4 == len(data.dataset.conflicts)
+    splits = {(cells[2], cells[5]) for cells in facts["first"]}
+    assert splits == {("train", "train"), ("train", "validation")}
+
+
+def test_twins_are_those_that_comparing_all_with_all_finds():
+    rng = np.random.default_rng(3)
+    digests, labels = rng.integers(0, 60, 200), rng.integers(0, 4, 200)  # 0: not read
+    wanted = set()
+    for row in range(200):
+        others = [n for n in range(200) if digests[n] == digests[row] and labels[n] != labels[row]]
+        if others and digests[row]:
+            wanted.add((min(row, others[0]), max(row, others[0])))
+    assert _find_twins(digests, labels) == wanted and len(wanted) > 50
 
 
 def test_thumbnails_in_a_folder_of_a_class_are_said_twice_as_names_and_as_pictures(tmp_path):

@@ -193,3 +193,6 @@ def test_ddp_of_two_keeps_the_diary_of_one_process(tmp_path, more):
         else:
             assert found == value
     assert one["convlens_diary"]["seen"].tolist() == [2] * 44
+    for name, value in one["convlens_suspects"].items():  # of the eight validation images
+        found = two["convlens_suspects"][name]
+        torch.testing.assert_close(found, value, rtol=0, atol=1e-9, msg=name)

@@ -150,6 +150,9 @@ class DataConfig(Slice):
     corrections_of: Annotated[list[str] | None, each(SPLIT)] = optional(
         "corrections: splits whose images are corrected, such as [train,validation]"
     )
+    threshold_samples: Annotated[int | None, NULL | whole(1, 2)] = optional(
+        "set by `audit`: random part of the training images, 1 or 2, with a class of its own"
+    )
     pictures: Annotated[int | None, whole(1)] = optional(
         "shapes: number of images, all splits together"
     )

@@ -117,6 +117,21 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Conflict:
+    """Two images that look the same and have different labels: one of both is wrong.
+
+    Attributes:
+        first: split and position in it.
+        second: the same of the other image.
+        same_bytes: whether the files are equal; otherwise the size, compression or format differs.
+    """
+
+    first: tuple[str, int]
+    second: tuple[str, int]
+    same_bytes: bool
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A source's three splits.
 
@@ -125,9 +140,12 @@ class Dataset:
         class_names: K names; the label is the index.
         notes: lines to report to the user, such as duplicates across splits and skipped images.
         skipped: (file, reason) of files that could not be decoded.
+        conflicts: images that look the same and have different labels, if images are files with
+            one class each.
     """
 
     splits: dict[str, Images]
     class_names: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)

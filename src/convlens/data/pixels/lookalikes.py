@@ -10,12 +10,14 @@ quarters of the size and JPEG qualities of 75 to 95), but they differ by tens be
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 
 import numpy as np
 
-from convlens.data.pixels.dataset import Images
+from convlens.data.index.digests import UNREAD
+from convlens.data.pixels.dataset import Conflict, Images
 
 GRID = 4
 _FINE = 16  # the grid on which candidates are compared
@@ -46,17 +48,19 @@ def _build_averaging(size: int, grid: int) -> np.ndarray:
     return ((part == np.arange(grid)[:, None]) / np.diff(edges)[:, None]).astype(np.float32)
 
 
-def describe_lookalikes(
+def check_lookalikes(
     signatures: np.ndarray, parts: Mapping[str, Images], class_names: Sequence[str]
-) -> list[str]:
-    """Return a line on lookalikes across splits and one on lookalikes with different labels.
-
-    Files with the same bytes are not included: ``convlens.data.index.twins`` reports them.
+) -> tuple[list[str], list[Conflict]]:
+    """Find lookalikes across splits, and lookalikes with different labels.
 
     Args:
         signatures: (N, 16), of the images of all ``parts`` in order.
         parts: the images of each split.
         class_names: K names.
+
+    Returns:
+        A line on each kind, without files with the same bytes, which ``convlens.data.index.twins``
+        reports; and all pairs with different labels, with those files.
     """
     images = list(parts.values())
     starts = np.cumsum([0, *map(len, images)])
@@ -92,7 +96,40 @@ def describe_lookalikes(
             f"compression or format): {get_name(first)} ({class_names[labels[first]]}), "
             f"{get_name(second)} ({class_names[labels[second]]}); labels conflict"
         )
-    return lines
+    twins = _find_twins(digests, labels)
+    names = list(parts)
+
+    def locate(row: int) -> tuple[str, int]:
+        return names[split[row]], int(row - starts[split[row]])
+
+    return lines, [
+        Conflict(*map(locate, pair), pair in twins) for pair in sorted({*conflicts, *twins})
+    ]
+
+
+def _find_twins(digests: np.ndarray, labels: np.ndarray) -> set[tuple[int, int]]:
+    """Return pairs (first, second) of images with the same bytes and different labels.
+
+    Of several such images, each is paired with the first that has another label.
+
+    Args:
+        digests: (N,) of the files.
+        labels: (N,) the classes.
+    """
+    _, which = np.unique(digests, return_inverse=True)
+    low, high = np.full(len(which), np.iinfo(np.int64).max), np.full(len(which), -1)
+    np.minimum.at(low, which, labels)
+    np.maximum.at(high, which, labels)
+    mixed = np.flatnonzero((low < high)[which] & (digests != UNREAD))
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row in mixed.tolist():
+        groups[int(which[row])].append(row)
+    pairs = set()
+    for rows in groups.values():
+        for row in rows:
+            other = next(each for each in rows if labels[each] != labels[row])
+            pairs.add((min(row, other), max(row, other)))
+    return pairs
 
 
 def _count_copies(rows: set[int]) -> str:

@@ -27,6 +27,7 @@ from convlens.data.sources.image_files import (
 )
 from convlens.data.sources.places import resolve_cache
 from convlens.data.sources.source import Index, read_fold, read_split_fractions
+from convlens.data.sources.threshold import add_threshold_class
 
 
 def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np.ndarray) -> Index:
@@ -49,6 +50,9 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
     if len(before):
         image_files, more = _exclude_used(spec, image_files, before)
         lines += more
+    if part := spec.threshold_samples:
+        listing = add_threshold_class(image_files.listing, part, seed)
+        image_files = replace(image_files, listing=listing)
     files = image_files.listing
     notes = [*_describe_masks(spec, image_files), *image_files.notes, *corrected, *lines]
     notes += describe_skipped(image_files.skipped)
@@ -71,10 +75,11 @@ def index_files(spec: DataConfig, seed: int, image_files: ImageFiles, before: np
         skipped = [(str(file), reason) for file, reason in image_files.skipped]
         signatures = np.concatenate([part.signatures for part in parts.values()])
         compared = images
-        if files.present is not None:  # images that look the same may well differ in classes
+        # images that look the same may well differ in classes, or one be a threshold sample
+        if files.present is not None or spec.threshold_samples:
             compared = {s: replace(p, labels=np.zeros_like(p.labels)) for s, p in images.items()}
-        lines += lookalikes.describe_lookalikes(signatures, compared, files.class_names)
-        return Dataset(images, files.class_names, notes + lines, skipped)
+        more, conflicts = lookalikes.check_lookalikes(signatures, compared, files.class_names)
+        return Dataset(images, files.class_names, notes + lines + more, skipped, conflicts)
 
     counts = {
         split: np.bincount(files.labels[files.splits == split], minlength=len(files.class_names))

@@ -108,6 +108,10 @@ def _check(spec: DataConfig) -> None:
         raise UserError(
             f"data.corrections: images of data={spec.name} are not files; use image files"
         )
+    if spec.threshold_samples and _get_store(spec):
+        raise UserError(
+            f"data.threshold_samples: images of data={spec.name} are not files; use image files"
+        )
     for key, known in (("cache", ("auto", "device", "disk", "ram")), ("labels", PETS.class_names)):
         value = getattr(spec, key)
         if value is not None and value not in known:

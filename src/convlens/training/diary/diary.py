@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convlens.core.stopwatch import count_seconds
 from convlens.data.index.tables import format_csv_line
-from convlens.training.diary.presentations import OpenEpoch, Presentations, join
+from convlens.training.diary.presentations import OpenEpoch, Presentations, gather_parts, join
 from convlens.training.diary.record import Record
 from convlens.training.diary.suspects import Suspects, check_labels, check_presence, find_suspects
 
@@ -28,6 +28,8 @@ class Suspect:
         label: the given class; with several classes per image, the class that the label is about.
         other: the class that the network names instead; ``label`` with several classes per image.
         role: ``label``, or ``missing label`` if the image lacks the class.
+        copy: position of a training image that looks the same and has another label; None if there
+            is none.
     """
 
     row: int
@@ -35,6 +37,7 @@ class Suspect:
     label: int
     other: int
     role: Literal["label", "missing label"] = "label"
+    copy: int | None = None
 
 
 class Diary:
@@ -45,6 +48,7 @@ class Diary:
         names: N names by which a user finds the images.
         class_names: K names.
         double: whether the network is trained in float64.
+        copies: positions of images -> that of one which looks the same and has another label.
 
     Attributes:
         record: the running sums.
@@ -53,11 +57,11 @@ class Diary:
 
     def __init__(
         self, labels: np.ndarray, names: Sequence[str], class_names: Sequence[str], *,
-        double: bool = False,
+        double: bool = False, copies: Mapping[int, int] | None = None,
     ):  # fmt: skip
         self.labels, self.class_names = labels, tuple(class_names)
         self.names = [str(name) for name in names]  # images of an array are numbered
-        self.several = labels.ndim == 2
+        self.several, self.copies = labels.ndim == 2, dict(copies or {})
         self.record = Record(len(labels), len(class_names), several=self.several, double=double)
         self.epoch = 0
         self._open = OpenEpoch()
@@ -86,11 +90,7 @@ class Diary:
         return self._closed
 
     def _gather(self) -> Presentations | None:
-        parts = [self._open.read()]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            mine = parts[0]
-            parts = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, mine)
+        parts = gather_parts(self._open.read())
         self._open = OpenEpoch()
         kept = [part for part in parts if part is not None]
         return join(kept) if kept else None
@@ -128,17 +128,32 @@ class Diary:
         return np.stack([rows, classes], axis=1)[np.argsort(margins, kind="stable")]
 
     def list_suspects(self, count: int) -> list[Suspect]:
-        """Return the most suspicious labels of ``rank``, at most ``count``."""
-        found = []
-        for row, label in self.rank()[:count].tolist():
+        """Return the most suspicious labels of ``rank``, at most ``count``.
+
+        Of two images that look the same and have different labels, one is wrong whatever the
+        network says: they come first, in up to half of the places, each pair by its lower margin.
+        """
+        found, ranked = [], self.rank()
+        places = [*self._rank_copies(ranked[:, 0], count // 2), *range(min(count, len(ranked)))]
+        for row, label in ranked[list(dict.fromkeys(places))[:count]].tolist():
             if self.several:
                 other, present = label, bool(self.labels[row, label])
             else:
                 named = self.record.arrays["lead"][row] > 0
                 other, present = int(self.record.arrays["other"][row]) if named else label, True
             role = "label" if present else "missing label"
-            found.append(Suspect(row, self.names[row], label, other, role))
+            copy = self.copies.get(row)
+            found.append(Suspect(row, self.names[row], label, other, role, copy))
         return found
+
+    def _rank_copies(self, rows: np.ndarray, count: int) -> list[int]:
+        """Return where in a ranking of images the first of each pair of copies is."""
+        first: dict[int, int] = {}  # image -> its place
+        for place in np.flatnonzero(np.isin(rows, list(self.copies))).tolist():
+            row = int(rows[place])
+            if len(first) < count and self.copies[row] not in first:
+                first[row] = place
+        return list(first.values())
 
     def describe_suspects(self) -> str:
         """Return how many labels are suspected, and how many chance gives, in words."""

@@ -17,6 +17,7 @@ from convlens.config.schema import DiaryConfig
 from convlens.core.files import open_atomic
 from convlens.core.stopwatch import count_seconds
 from convlens.data.datamodule import PictureData
+from convlens.data.pixels.dataset import Dataset
 from convlens.training.diary.diary import Diary
 from convlens.training.diary.presentations import Presentations
 from convlens.training.diary.table import FILE, write_table
@@ -54,7 +55,7 @@ class DiaryKeeper(L.Callback):
             images = data.dataset.splits["train"]
             pl_module.diary = Diary(
                 images.targets, images.names, data.class_names,
-                double=trainer.precision == "64-true",
+                double=trainer.precision == "64-true", copies=find_copies(data.dataset),
             )  # fmt: skip
 
     def on_train_start(self, trainer: L.Trainer, pl_module: ClassifierModule) -> None:
@@ -104,6 +105,17 @@ class DiaryKeeper(L.Callback):
                 "the checkpoint has no diary of these images: diary.csv begins after epoch %s",
                 checkpoint.get("epoch", 0) + 1,
             )
+
+
+def find_copies(dataset: Dataset) -> dict[int, int]:
+    """Return, by position of a training image, one that looks the same and has another label."""
+    copies: dict[int, int] = {}
+    for each in dataset.conflicts:
+        (one, first), (other, second) = each.first, each.second
+        if one == other == "train":
+            copies.setdefault(first, second)
+            copies.setdefault(second, first)
+    return copies
 
 
 def write_rows(folder: Path, epoch: int, found: Presentations) -> None:

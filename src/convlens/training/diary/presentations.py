@@ -66,6 +66,15 @@ def join(parts: list[Presentations]) -> Presentations:
     return whole.select(np.argsort(whole.batch, kind="stable"))
 
 
+def gather_parts(mine: Any) -> list:
+    """Return what each process gives, in the order of their ranks; every process must call it."""
+    parts = [mine]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        parts = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, mine)
+    return parts
+
+
 class OpenEpoch:
     """The presentations of the epoch under way, in one process."""
 

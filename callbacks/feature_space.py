@@ -14,13 +14,8 @@ from convlens.callbacks.looks import ExplanationCallback
 from torch import Tensor, nn
 
 from convlens.draw.feature_space import feature_space, make_thumbnail
-from convlens.explain.feature_space import (
-    Projection,
-    align,
-    find_classifier,
-    project,
-    read_features,
-)
+from convlens.explain.feature_space import Projection, align, project
+from convlens.explain.penultimate import find_classifier, read_features
 
 KIND, TAG = "feature space", "layers/feature_space"
 PASSES = 1.2  # forward passes of one image that a unit costs about, its thumbnail included

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from convlens.callbacks.evidence import Stream
 from convlens.callbacks.explanation import Findings
 from convlens.callbacks.look import Look
 from convlens.callbacks.looks import ExplanationCallback
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlens.draw.slice_sheet import SliceRow, slice_sheet
 from convlens.explain.grad_cam import probabilities
@@ -64,9 +66,9 @@ class Slices(ExplanationCallback):
             return
         if not look.final and not look.affords(_KIND, self.count, 1.0):
             return  # the look at the end takes as many images as it can
-        layer = self.find_once(look.network, look.example, find_classifier)
+        layer, obstacle = self.find_once(look.network, look.example, find_classifier)
         if layer is None:
-            self.log_once("layer", f"{self.name} draws nothing: no dense layer gives the logits")
+            self.log_once("layer", f"{self.name} draws nothing: {obstacle}")
             return
         assert look.sample_labels is not None
         labels = look.sample_labels(self.count).cpu()
@@ -96,9 +98,7 @@ class Slices(ExplanationCallback):
         stream, features, predictions = Stream(look.sample_images(count)), [], []
         for part in look.pieces(_KIND, count, batch=self.batch, passes=1.0):
             images = stream.take(part.stop - part.start)
-            found, logits = self.fit_batch(
-                lambda batch, images=images: read_features(look.network, images, layer, batch=batch)
-            )
+            found, logits = self.fit_batch(partial(_read, look.network, images, layer))
             features.append(found)
             predictions.append(probabilities(logits).argmax(1).cpu())
         if not features:
@@ -115,3 +115,7 @@ class Slices(ExplanationCallback):
             look.photographs(rows, images),
             [look.class_names[predictions[number]] for number in shown], look.sources(rows),
         )  # fmt: skip
+
+
+def _read(network: nn.Module, images: Tensor, layer: str, batch: int) -> tuple[Tensor, Tensor]:
+    return read_features(network, images, layer, batch=batch)

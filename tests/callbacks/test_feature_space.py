@@ -10,7 +10,8 @@ import pytest
 import torch
 from convlens.callbacks import FeatureSpace, feature_space
 
-from convlens.explain.feature_space import project, read_features
+from convlens.explain.feature_space import project
+from convlens.explain.penultimate import read_features
 from support.looks import look_at, probes, train_small, untrained
 
 TAG = "layers/feature_space"

@@ -107,4 +107,5 @@ def test_several_classes_other_projects_and_untrained_networks_draw_nothing(said
         assert not list(Slices().pictures(other))
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert not list(Slices().pictures(replace(look, network=pooled)))
-    assert said == ["Slices draws nothing: no dense layer gives the logits"]
+    reason = "no convolution or dense layer computes its outputs"
+    assert said == [f"Slices draws nothing: {reason}"]

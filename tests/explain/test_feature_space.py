@@ -9,14 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from convlens.explain.feature_space import (
-    Projection,
-    align,
-    find_classifier,
-    fit_rotation,
-    project,
-    read_features,
-)
+from convlens.explain.feature_space import Projection, align, fit_rotation, project
+from convlens.explain.penultimate import find_classifier, read_features
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -158,7 +152,6 @@ def also_computes(net, _, features):
 FOUND = {
     "last": lambda net, _, features: net.last(features),
     "some of its outputs": lambda net, _, features: net.last(features)[:, [2, 0]],
-    "their probabilities": lambda net, _, features: net.last(features).softmax(1),
     "another layer after it": also_computes,
 }
 REFUSED = {
@@ -180,6 +173,11 @@ def test_the_last_layer_is_found_and_what_it_reads(case):
         torch.testing.assert_close(features, expected)
         torch.testing.assert_close(logits, network(IMAGES))
     assert network.training and not features.requires_grad
+
+
+def test_the_last_layer_is_found_below_probabilities():
+    network = Net(lambda net, _, features: net.last(features).softmax(1))
+    assert find_classifier(network, IMAGES) == ("last", "")
 
 
 @pytest.mark.parametrize("reason", REFUSED)

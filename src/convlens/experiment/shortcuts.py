@@ -134,7 +134,7 @@ def search_images(search: Search, work: Work, *, most: int | None = None) -> Res
             "shortcuts needs a network with a feature map before its classifier, for Grad-CAM: "
             "this one has none"
         )
-    classifier, settings = find_classifier(network, example), search.shortcuts
+    classifier, settings = find_classifier(network, example)[0], search.shortcuts
     work.begin("maps", len(rows))
     evidence = _read_evidence(network, layers[0], classifier, reader, labels, settings.batch, work)
     work.begin("groups")

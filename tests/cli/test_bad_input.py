@@ -156,6 +156,8 @@ LIBRARY = ["model=timm", "model.head=imagenet"]
     ids=lambda command: command[0],
 )  # fmt: skip
 def test_a_network_that_timm_lacks_is_refused_before_anything_is_downloaded(at, capsys, command):
+    if command[0] == "serve":
+        pytest.importorskip("gradio", reason="comes with the extra `serve`")
     said = refused([*command, "model.name=resnet5"], capsys)
     assert "model.name=resnet5: " in said and "did you mean resnet50 or" in said
     assert not (at / "data").exists() and not (at / "outputs").exists()

@@ -13,8 +13,8 @@ from convlens.config.compose import compose
 from convlens.data.augment import DRAWS
 from convlens.data.datamodule import PictureData
 from convlens.data.feed import Batch, Feed, Stream
+from convlens.data.index.generators import make_generator
 from convlens.data.mixing import Mix, apply_mix, draw_mix
-from convlens.data.order import make_generator
 from support.tiny import TINY
 
 SEED = 3

@@ -16,8 +16,8 @@ from convlens.data import datamodule, residence
 from convlens.data.augment import DRAWS, Augmentation
 from convlens.data.datamodule import PictureData
 from convlens.data.feed import Batch, Feed, Stream
+from convlens.data.index.generators import make_generator
 from convlens.data.loader import Input, TrainingLoader
-from convlens.data.order import make_generator
 from convlens.data.pixels.dataset import copy_rows
 from convlens.data.residence import choose_residence
 from convlens.training.finetune.features import Features

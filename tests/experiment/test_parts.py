@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 
@@ -41,16 +42,22 @@ def write(explainer, images, home, **options):
     return summary, table.read_bytes() if table.exists() else None
 
 
-def test_shares_make_the_table_of_one_process(explainer, images, tmp_path):
-    whole, alone = write(explainer, images, tmp_path / "alone")
+@pytest.mark.parametrize("least", [None, 0.6])
+def test_shares_make_the_table_of_one_process(explainer, images, tmp_path, least):
+    whole, alone = write(explainer, images, tmp_path / "alone", least=least)
     for number in (2, 1):
-        summary, table = write(explainer, images, tmp_path / "shared", share=Share(number, 3))
+        share = Share(number, 3)
+        summary, table = write(explainer, images, tmp_path / "shared", share=share, least=least)
         assert summary is None and table is None
-    summary, table = write(explainer, images, tmp_path / "shared", share=Share(0, 3))
+    share = Share(0, 3)
+    summary, table = write(explainer, images, tmp_path / "shared", share=share, least=least)
     assert table == alone and len(table.splitlines()) == COUNT + 1
     assert [file.name for file in (tmp_path / "shared").iterdir()] == [predict.TABLE]
     assert summary.counts == whole.counts and summary.refused == whole.refused
-    assert sum(summary.counts.values()) == COUNT - 1 and len(summary.refused) == 1
+    rows = list(csv.DictReader(table.decode().splitlines()))
+    empty = sum(row["predicted"] == "" and row["error"] == "" for row in rows)
+    assert summary.abstained == whole.abstained == empty and (empty > 0) == (least is not None)
+    assert sum(summary.counts.values()) == COUNT - 1 - empty and len(summary.refused) == 1
 
 
 @pytest.mark.parametrize("batches", [1, 3])

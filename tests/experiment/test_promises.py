@@ -109,11 +109,13 @@ def kill_in_epoch(home: Path, words: list[str], epoch: int) -> None:
 # long enough epochs to be killed amid; 120 steps of a tiny network, and looks that are soon done
 DEAR = ("scores", "mistakes", "class_means", "activation_grids", "occlusion_maps", "filter_visuals",
         "learning_curves", "reliability")  # fmt: skip
-LONG = [*LIVELY, "training.steps_per_epoch=120", *(f"callbacks.{name}=null" for name in DEAR)]
+PATIENT = "looking={seconds: 1000, first_seconds: 1000, last_seconds: 1000}"
+LONG = [*LIVELY, "training.steps_per_epoch=120", PATIENT]
+LONG += [f"callbacks.{name}=null" for name in DEAR]
 # dropout of attention and of paths, which draw random numbers inside the blocks
 LONG_VIT = [
     *TINY_VIT, *RANDOM_ATTENTION, "training.epochs=3", "training.steps_per_epoch=120",
-    "data.augment.brightness=0.2", *(f"callbacks.{name}=null" for name in DEAR),
+    "data.augment.brightness=0.2", PATIENT, *(f"callbacks.{name}=null" for name in DEAR),
 ]  # fmt: skip
 
 

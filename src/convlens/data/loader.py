@@ -20,8 +20,9 @@ from torch import Tensor
 
 from convlens.data.augment import DRAWS, Augmentation
 from convlens.data.feed import Allocate, Batch, Feed, Gather
+from convlens.data.index.generators import make_generator
 from convlens.data.mixing import draw_mix, find_partners
-from convlens.data.order import TrainingOrder, make_generator
+from convlens.data.order import TrainingOrder
 from convlens.data.pixels.dataset import Images
 
 

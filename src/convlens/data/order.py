@@ -11,10 +11,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-
-def make_generator(seed: int, *key: int) -> np.random.Generator:
-    """Return a generator that depends only on ``seed`` and ``key``."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, *key))))
+from convlens.data.index.generators import make_generator
 
 
 def draw_even_sample(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

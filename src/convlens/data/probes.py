@@ -17,11 +17,11 @@ from convlens.config.schema import DataConfig
 from convlens.core.errors import UserError
 from convlens.core.photograph import Photograph
 from convlens.data.index.files import Files
+from convlens.data.index.generators import make_generator
 from convlens.data.index.names import find_on_disk, normalise_name
 from convlens.data.masks.files import USER_MASKS
 from convlens.data.masks.folder import MaskFolder
 from convlens.data.masks.load import read_masks
-from convlens.data.order import make_generator
 from convlens.data.pixels import load as pixels
 from convlens.data.pixels.dataset import Images
 from convlens.data.pixels.decode import make_recipe

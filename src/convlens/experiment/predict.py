@@ -146,9 +146,8 @@ def predict_files(
         rows = _list_rows(explainer, chosen, batch, least, own, work)
         # surrogateescape: file names need not be UTF-8, and must be written back unchanged
         with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as out:
-            tally = [own.counts, own.abstained, own.refused]
             out.writelines(format_row(classes, *row, explainer.thresholds, least) for row in rows)
-            out.write(json.dumps(tally) + "\n")
+            out.write(json.dumps([own.counts, own.abstained, own.refused]) + "\n")
 
     with progress_bar("predicting", math.ceil(len(files) / share.total)) as work:
         parts.compute(write)

@@ -12,7 +12,7 @@ from PIL import Image
 from convlens.config.compose import compose
 from convlens.core.errors import UserError
 from convlens.data.datamodule import PictureData
-from convlens.data.order import make_generator
+from convlens.data.index.generators import make_generator
 from convlens.data.probes import choose_probes
 from support.tiny import draw_folder
 

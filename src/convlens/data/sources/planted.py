@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from convlens.data.sources.shapes import make_generator
+from convlens.data.index.generators import make_generator
 
 SMALLEST_TEXT = 32  # pixels: smallest image on which a watermark can be read
 _LETTERS = 4  # of a class's name in a watermark: the fewest by which all classes differ

@@ -23,6 +23,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from convlens.data.index.generators import make_generator
 from convlens.data.sources.grounds import build_ramp, draw_background, draw_noise
 from convlens.data.sources.outlines import CLASS_NAMES, OUTLINES, outline_litter
 
@@ -38,10 +39,6 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 # Distractors, too elongated or broken to pass for objects, and the grounds they come from.
 _CLUTTER = {"twig": (7, 7, 1), "leaf": (0, 1, 2, 2), "pebble": (3, 6), "shard": (3, 4, 9, 10)}
-
-
-def make_generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 def _find_window(size: int, x: float, y: float, reach: float, angle: float):

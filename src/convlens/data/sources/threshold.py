@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from convlens.core.errors import UserError
+from convlens.data.index.generators import make_generator
 from convlens.data.index.listing import Listing
-from convlens.data.order import make_generator
 
 CLASS_NAME = "threshold sample"
 PARTS = (1, 2)

@@ -94,6 +94,7 @@ def test_every_value_that_decides_is_composed_once():
         (["space={seed: [0,1]}", "metric=[val/loss,val/accuracy]", "pruner=median"], "pruner=none"),
         (["space={seed: [0,1]}", "metric=scores/pointing_game", "pruner=median"], "pruner=none"),
         (["space={seed: [0,1]}", "sampler=grid"], "sampler=grid: expected tpe or random"),
+        (["space={seed: [0,1]}", "sampler_seed=-1"], "sampler_seed=-1: expected a whole number"),
         (["space={seed: [0,1]}", "keep=3"], "keep=3: expected best:N"),
         (["space={seed: [0,1]}", "keep=best:0"], "keep=best:0: expected best:N"),
         (["space={seed: [0,1]}", "jobs=0"], "jobs=0"),

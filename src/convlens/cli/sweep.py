@@ -35,6 +35,7 @@ WORDS: Words = {
         "who chooses values: tpe (from what was good so far) or random",
         form="NAME", default="tpe", values=SAMPLERS,
     ),
+    "sampler_seed": Word("seed of the sampler; default: that of the runs", form="N"),
     "pruner": Word(
         "which runs stop between epochs: none, median (worse than most were at that epoch) or "
         "halving (all but the best fourth, again and again)",
@@ -91,7 +92,7 @@ def _begin(
     config = compose(overrides)
     plan = Plan(
         words=tuple(overrides), space=values["space"], trials=read_count(values, "trials"),
-        metrics=_read_metrics(values["metric"] or ""), seed=config.seed, keep=_read_keep(values),
+        metrics=_read_metrics(values["metric"] or ""), seed=_read_seed(values, config.seed), keep=_read_keep(values),
         **{key: _read_name(values, key) for key in ("sampler", "pruner", "storage")},
     )  # fmt: skip
     plan.check()
@@ -130,6 +131,13 @@ def _read_name(values: Mapping[str, str | None], key: str) -> str:
     if value not in WORDS[key].values:
         raise UserError(f"{key}={value}: expected {' or '.join(WORDS[key].values)}")
     return value
+
+
+def _read_seed(values: Mapping[str, str | None], default: int) -> int:
+    text = values["sampler_seed"]
+    if text is not None and not text.isdecimal():
+        raise UserError(f"sampler_seed={text}: expected a whole number of at least 0")
+    return default if text is None else int(text)
 
 
 def _read_metrics(text: str) -> tuple[str, ...]:

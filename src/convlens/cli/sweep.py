@@ -92,7 +92,8 @@ def _begin(
     config = compose(overrides)
     plan = Plan(
         words=tuple(overrides), space=values["space"], trials=read_count(values, "trials"),
-        metrics=_read_metrics(values["metric"] or ""), seed=_read_seed(values, config.seed), keep=_read_keep(values),
+        metrics=_read_metrics(values["metric"] or ""), keep=_read_keep(values),
+        seed=_read_seed(values, config.seed),
         **{key: _read_name(values, key) for key in ("sampler", "pruner", "storage")},
     )  # fmt: skip
     plan.check()

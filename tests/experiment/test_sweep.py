@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import optuna
 import pytest
@@ -20,7 +22,8 @@ from convlens.experiment.sweep.plan import Plan, read_plan
 from convlens.experiment.sweep.space import Choice, Range, list_corners, parse_space
 from convlens.experiment.sweep.worker import Worker
 from convlens.rundir.read import read_run
-from support.kill_sweep import compare, start, sweep_with_kills
+from support.kill_sweep import compare, find_trainings, start, sweep_with_kills
+from support.lively import heed_ctrl_c
 from support.page_parsed import Page
 from support.tiny import TINY
 
@@ -418,13 +421,22 @@ def test_two_sweeps_at_once_make_one_study(tmp_path):
 def test_ctrl_c_stops_its_trials_and_says_how_to_go_on(tmp_path):
     words = [*TINY, "callbacks=none", "training.epochs=100000", "scheduler=constant",
              "space={seed: [0,1]}", "jobs=2", f"run_dir={tmp_path / 'sweep'}"]  # fmt: skip
-    command = [sys.executable, "-m", "convlens", "sweep", *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "convlens", "sweep", *words], stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, preexec_fn=heed_ctrl_c,
+    )  # fmt: skip
     folders = [trials.trial_folder(tmp_path / "sweep", n) for n in range(2)]
-    while not all((folder / "checkpoints" / "last.ckpt").exists() for folder in folders):
-        assert process.poll() is None, process.communicate()
-    process.send_signal(2)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    try:
+        while not all((folder / "checkpoints" / "last.ckpt").exists() for folder in folders):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+        left = find_trainings(tmp_path / "sweep")
+    finally:
+        process.kill()
+        for number in find_trainings(tmp_path / "sweep"):
+            os.kill(number, signal.SIGKILL)
+    assert process.returncode == 130 and not left, said
     assert "interrupted with 2 unfinished trials" in said and "sweep resume=" in said
     assert json.loads((tmp_path / "sweep" / "sweep.json").read_text())["trials"] == 20

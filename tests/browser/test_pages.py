@@ -75,14 +75,20 @@ def test_the_feature_space_follows_the_viewer_and_its_own_slider(browser: Browse
         "image => image.offsetWidth > 0).map(image => Number(image.dataset.epoch)), "
         "Number(document.querySelector('.film span').textContent)])"
     )
-    move = "slider.value = {}; slider.dispatchEvent(new Event('input'));"
+
+    def move(slider: str, epoch: int) -> str:
+        return (
+            f"(slider => {{slider.value = {epoch}; slider.dispatchEvent(new Event('input'));}})"
+            f"(document.querySelector('{slider}'))"
+        )
+
     with browser.page() as page:
         page.open(report_page)
         assert json.loads(page.run(shown)) == [[EPOCHS], EPOCHS]
         for epoch in (0, 2, EPOCHS):
-            page.run(f"{{const slider = document.getElementById('clock'); {move.format(epoch)}}}")
+            page.run(move("#clock", epoch))
             assert json.loads(page.run(shown)) == [[epoch], epoch]
-        page.run(f"{{const slider = document.querySelector('.film input'); {move.format(1)}}}")
+        page.run(move(".film input", 1))
         assert json.loads(page.run(shown)) == [[1], 1]
         page.run("document.querySelector('.film').scrollIntoView()")
         page.screenshot("film")

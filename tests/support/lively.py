@@ -50,7 +50,11 @@ def pictures(folder: Path) -> Path:
 
 def environment(cache: Path) -> dict[str, str]:
     """Return an environment with its own cache, so that building it is interrupted too."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("CONVLENS_RUN_DIR", "CONVLENS_DATA")}
+    kept = {
+        name: value for name, value in os.environ.items()
+        # make hands its own words on to every make that its targets start
+        if name not in ("CONVLENS_RUN_DIR", "CONVLENS_DATA") and not name.startswith("MAKE")
+    }  # fmt: skip
     return {**kept, "CONVLENS_CACHE": str(cache)}
 
 

@@ -100,7 +100,7 @@ def test_one_gpus_run_is_resumed_on_the_processor_and_that_of_four_too(run, tmp_
     four = moved(run, tmp_path / "four", processes=8, trainer=GPUS)
     assert main(["resume", f"run={four}", "training.epochs=3"]) == 0
     said = capsys.readouterr().out
-    assert "continuing with 1 processes instead of 8" in said
+    assert "number of processes: 1 instead of 8" in said
 
 
 @pytest.mark.parametrize("key", ["batch_size_is", "lr_is"])
@@ -110,7 +110,9 @@ def test_what_depends_on_the_number_of_processes_is_not_continued_by_another(
     home = moved(run, tmp_path, processes=8, training={key: "per_device"})
     assert main(["resume", f"run={home}", "training.epochs=3"]) == 2
     said = capsys.readouterr().err
-    assert f"training.{key}=per_device, so 1 instead of 8 processes are another training" in said
+    assert (
+        f"with training.{key}=per_device the number of processes matters: it was 8, not 1" in said
+    )
 
 
 @pytest.mark.skipif(CUDA or MPS, reason="this machine has such devices")

@@ -60,6 +60,14 @@ def test_shares_make_the_table_of_one_process(explainer, images, tmp_path, least
     assert sum(summary.counts.values()) == COUNT - 1 - empty and len(summary.refused) == 1
 
 
+def test_a_late_process_finds_the_table_and_leaves_nothing(explainer, images, tmp_path):
+    """All parts were there from a command that was killed, so the first process did not wait."""
+    _, alone = write(explainer, images, tmp_path)
+    summary, table = write(explainer, images, tmp_path, share=Share(1, 2))
+    assert summary is None and table == alone
+    assert [file.name for file in tmp_path.iterdir()] == [predict.TABLE]
+
+
 @pytest.mark.parametrize("batches", [1, 3])
 def test_a_stopped_command_computes_only_what_is_missing(explainer, images, tmp_path, batches,
                                                          monkeypatch):  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from convlens.cli.words import (
     RECIPE,
@@ -88,6 +89,8 @@ def run(words: list[str]) -> int:
     least = None if precision is None else choose_threshold(explainer, precision)
     walk = start_walk(images)
     files = list(find_image_files(walk))
+    if share.number and (Path(values["run_dir"] or "").expanduser() / TABLE).exists():
+        return 0  # the first process has found all parts, of an earlier command
     home = choose_folder(values["run_dir"])
     if share.number == 0:
         print(f"{len(files)} images, {network}")

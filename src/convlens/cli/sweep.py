@@ -32,7 +32,7 @@ WORDS: Words = {
     "trials": Word("how many runs, together with those that others start", form="N", default="20"),
     "jobs": Word("runs at the same time, each on a device of its own", form="N", default="1"),
     "sampler": Word(
-        "who chooses values: tpe (from what was good so far) or random",
+        "how values are chosen: tpe (near those that were good so far) or random",
         form="NAME", default="tpe", values=SAMPLERS,
     ),
     "sampler_seed": Word("seed of the sampler; default: that of the runs", form="N"),

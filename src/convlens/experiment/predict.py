@@ -152,6 +152,8 @@ def predict_files(
     with progress_bar("predicting", math.ceil(len(files) / share.total)) as work:
         parts.compute(write)
     if share.number:
+        if table.exists():  # it came late: the first process had all parts, of an earlier command
+            parts.remove()
         return None
     summary = PredictionSummary()
     with open_atomic(table, errors="surrogateescape", newline="") as out:

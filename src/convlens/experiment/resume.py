@@ -195,10 +195,10 @@ def check_processes(start: Start, processes: int, home: Path) -> None:
         for key in ("batch_size_is", "lr_is"):
             if getattr(training, key) == "per_device":
                 raise UserError(
-                    f"{home}: training.{key}=per_device, so {processes} instead of {trained} "
-                    f"processes are another training; resume with {trained}, or start a new run"
+                    f"{home}: with training.{key}=per_device the number of processes matters: it "
+                    f"was {trained}, not {processes}; resume with {trained}, or start a new run"
                 )
         log.warning(
-            f"continuing with {processes} processes instead of {trained}: the batches stay the "
-            f"same, but the result is no longer bit-identical to that of a run without a stop"
+            f"number of processes: {processes} instead of {trained}; the batches stay the same, "
+            f"but the result is no longer bit-identical to that of a run without a stop"
         )

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from convlens.core import system
-from convlens.core.locks import take_lock, wait_for_lock
+from convlens.core.locks import take_lock
 
 FOLDER = "leases"
 BEAT = 15.0  # seconds between two touches
@@ -80,7 +80,7 @@ def hold_sweep(home: Path) -> Iterator[None]:
     """Let only one worker at a time give out trials, and record their ends."""
     fd = system.open_file(home / _SWEEP, os.O_RDWR | os.O_CREAT)
     try:
-        wait_for_lock(fd, f"choosing a trial of {home}")
+        take_lock(fd, wait=True)  # others have it for a moment only
         yield
     finally:
         os.close(fd)

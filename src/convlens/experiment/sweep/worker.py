@@ -34,6 +34,7 @@ from convlens.experiment.sweep.trials import (
 from convlens.pages.sweep import SweepResults
 
 _POLL = 0.2  # seconds between two looks at the trials that run
+_RETRY = 5.0  # seconds after which a free place asks again for a trial that others left
 
 
 class Worker:
@@ -51,6 +52,7 @@ class Worker:
         with hold_sweep(home):
             self.study = open_study(plan, home)
         self.running: list[RunningTrial] = []
+        self._asks_at = 0.0  # when a free place asks for a trial, in seconds of the clock
 
     def work(self) -> None:
         """Run trials until all are finished, or other workers have the last ones.
@@ -62,9 +64,13 @@ class Worker:
         with convert_signals_to_ctrl_c():
             try:
                 while True:
+                    before = len(self.running)
                     self.running = [trial for trial in self.running if not self._is_over(trial)]
-                    if len(self.running) < self.jobs and self._start_one():
-                        continue
+                    is_due = len(self.running) < before or time.monotonic() >= self._asks_at
+                    if len(self.running) < self.jobs and is_due:
+                        if self._start_one():
+                            continue
+                        self._asks_at = time.monotonic() + _RETRY
                     if not self.running:
                         return
                     time.sleep(_POLL)
